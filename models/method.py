@@ -1,0 +1,170 @@
+"""The contract that every method fulfils. The trainer, the evaluator and the exporter know only this."""
+import hashlib
+import json
+
+import numpy as np
+import paddle
+from paddle import nn
+
+
+class FeatureNorm(nn.Layer):
+    """Optional fixed normalisation of frozen backbone features, fitted once on the training split.
+
+    ``kind`` is ``none``, ``standardize`` or ``log1p_standardize`` (for non-negative pooled features:
+    a few dimensions hold most of the energy). Statistics are per channel (last axis) and are
+    buffers: saved with the weights and exported.
+    """
+
+    KINDS = ("none", "standardize", "log1p_standardize")
+
+    def __init__(self, kind, dim):
+        super().__init__()
+        self.kind = kind
+        if kind != "none":
+            self.register_buffer("mean", paddle.zeros([dim]))
+            self.register_buffer("scale", paddle.ones([dim]))
+
+    def fit(self, features):
+        """Set the statistics from raw features, float32 ndarray [N, ..., dim]."""
+        if self.kind == "none":
+            return
+        x = np.asarray(features, dtype="float64").reshape(-1, features.shape[-1])
+        if self.kind == "log1p_standardize":
+            x = np.log1p(np.maximum(x, 0))
+        self.mean.set_value(x.mean(0).astype("float32"))
+        self.scale.set_value((1 / np.maximum(x.std(0), 1e-6)).astype("float32"))
+
+    def forward(self, x):
+        if self.kind == "none":
+            return x
+        if self.kind == "log1p_standardize":
+            x = paddle.log1p(nn.functional.relu(x))
+        return (x - self.mean) * self.scale
+
+
+class HashMethod(nn.Layer):
+    """A network and its loss.
+
+    Class attributes (what the method says about itself):
+        name: registry name; also the folder under ``configs/``.
+        paper: one-line citation.
+        kind: ``supervised`` or ``unsupervised``.
+        bit_lengths: code lengths of the paper's tables and of the TIPC configs (any 1..1024 works).
+        views: augmented views per image that the loss wants (batch keys ``image0``, ``image1``).
+        modalities: ``("image",)`` or ``("image", "text")``.
+        feature_kind: ``pooled`` ([N, D]) or ``tokens`` ([N, T, D]) from the backbone.
+        hyperparameters: dict name -> (default, help text). Each is a recipe key, a flag and a
+            constructor argument, so a name must mean the same in every method that uses it.
+        training_state: prefixes of buffers that belong to training only (HashNet's bank); they are
+            checkpointed, but are not part of the fingerprint.
+    """
+
+    name = None
+    paper = ""
+    kind = "supervised"
+    bit_lengths = (16, 32, 48, 64)
+    views = 1
+    modalities = ("image",)
+    feature_kind = "pooled"
+    hyperparameters = {}
+    training_state = ()
+
+    def __init__(self, backbone, bits, feature_norm="none", frozen=False):
+        """
+        Args:
+            backbone: models.backbones.Backbone.
+            bits: code length.
+            feature_norm: one of ``FeatureNorm.KINDS``.
+            frozen: train the head only; the backbone stays in evaluation mode.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.bits = bits
+        self.frozen = frozen
+        self.norm = FeatureNorm(feature_norm, self.feature_dim)
+        if frozen:
+            for parameter in backbone.parameters():
+                parameter.stop_gradient = True
+
+    # what the trainer calls ---------------------------------------------------------------
+    def loss(self, batch):
+        """Named loss terms of a batch, ``total`` among them (the one that is optimised).
+
+        Args:
+            batch: dict with ``image0`` [, ``image1``] float32 [B, 3, H, W] (or the raw backbone
+                features ``feature0`` [, ``feature1``] where they are cached), ``index`` int64 [B]
+                (position in the training split), ``label`` float32 [B, C] where there are labels,
+                ``text`` float32 [B, T] where there are texts.
+
+        Returns:
+            dict name -> scalar tensor; the job's loss is the mean over ranks of ``total``.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch):
+        return self.loss(batch)
+
+    def start_epoch(self, epoch):
+        """Called before epoch ``epoch`` (from 0) with continuation schedules in mind."""
+
+    def head_parameters(self):
+        """Parameters outside the backbone."""
+        inside = {id(p) for p in self.backbone.parameters()}
+        return [p for p in self.parameters() if id(p) not in inside and not p.stop_gradient]
+
+    def param_groups(self, head_lr_mult=1.0):
+        """Optimizer groups; ``learning_rate`` is a multiplier of the recipe's learning rate."""
+        body = [p for p in self.backbone.parameters() if not p.stop_gradient]
+        groups = [{"params": body, "learning_rate": 1.0},
+                  {"params": self.head_parameters(), "learning_rate": float(head_lr_mult)}]
+        return [group for group in groups if group["params"]]
+
+    # codes --------------------------------------------------------------------------------
+    def code(self, features):
+        """Normalised features -> relaxed code float32 [N, bits]; its sign is the binary code."""
+        raise NotImplementedError
+
+    def encode(self, image):
+        """Images float32 [N, 3, H, W] -> relaxed code float32 [N, bits]."""
+        return self.encode_features(self.backbone_features(image))
+
+    def encode_features(self, features):
+        """Raw backbone features (see ``feature_kind``) -> relaxed code float32 [N, bits]."""
+        return self.code(self.norm(features))
+
+    def backbone_features(self, image):
+        """Images float32 [N, 3, H, W] -> raw features, [N, D] or [N, T, D] by ``feature_kind``."""
+        return self.backbone.tokens(image) if self.feature_kind == "tokens" else self.backbone(image)
+
+    @property
+    def feature_dim(self):
+        """Channels of the backbone features (last axis)."""
+        return self.backbone.token_dim if self.feature_kind == "tokens" else self.backbone.out_dim
+
+    # helpers for the methods --------------------------------------------------------------
+    def view(self, batch, number=0):
+        """Normalised features of a view of the batch, from the cache where there is one."""
+        raw = batch.get(f"feature{number}")
+        if raw is None:
+            raw = self.backbone_features(batch[f"image{number}"])
+        return self.norm(raw)
+
+    def train(self):
+        super().train()
+        if self.frozen:
+            self.backbone.eval()
+
+    # identity -----------------------------------------------------------------------------
+    def fingerprint(self, preprocess):
+        """16 hex digits that change whenever the codes of an image could change.
+
+        Args:
+            preprocess: dict that describes decoding and preprocessing (plain values).
+        """
+        digest = hashlib.sha256(json.dumps([self.name, self.bits, preprocess], sort_keys=True).encode())
+        for key, value in sorted(self.state_dict().items()):
+            if not key.startswith(self.training_state):
+                array = np.ascontiguousarray(value.numpy())
+                digest.update(f"{key}{array.dtype}{array.shape}".encode())
+                digest.update(array.tobytes())
+        return digest.hexdigest()[:16]
