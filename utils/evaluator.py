@@ -1,0 +1,174 @@
+"""Encode splits (sharded over ranks) and report retrieval metrics. Only packed codes travel."""
+import hashlib
+import os
+import time
+
+import numpy as np
+import paddle
+
+from utils.codes import CodeFile, code_health
+from utils.distributed import barrier, gather_objects, is_main
+from utils.errors import InputError
+from utils.files import atomic_path
+from utils.hamming import pack
+from utils.loader import Items, load_batches, shard
+from utils.logger import bar
+from utils.metrics import evaluate
+
+SHORT = {"image": "I", "text": "T"}
+
+
+def preprocess_spec(recipe):
+    """The evaluation preprocessing that a recipe describes; it goes into fingerprints and manifests."""
+    from utils.transforms import IMAGENET_MEAN, IMAGENET_STD
+    return {"resize_size": recipe["resize_size"], "crop_size": recipe["crop_size"],
+            "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+
+
+def _pieces(positions, size):
+    return [positions[start:start + size] for start in range(0, len(positions), size)]
+
+
+@paddle.no_grad()
+def split_features(method, split, recipe, run):
+    """Raw backbone features of a split, float32 [N, ...], un-augmented; every rank gets all of them.
+
+    With ``run["feature_cache"]`` they are kept in a file named by a hash of backbone weights,
+    preprocessing and split, so that another run (another code length, say) reads them.
+    """
+    if split.features is not None:
+        return np.asarray(split.features, dtype="float32")
+    spec = preprocess_spec(recipe)
+    path = None
+    if run["feature_cache"]:
+        digest = hashlib.sha256(repr([spec, split.sha256(), method.feature_kind, recipe["backbone"]]).encode())
+        for key, value in sorted(method.backbone.state_dict().items()):
+            digest.update(key.encode() + value.numpy().tobytes())
+        path = os.path.join(run["feature_cache"], f"{digest.hexdigest()[:20]}.npy")
+        if os.path.isfile(path):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+    training = method.training
+    method.eval()
+    batches = _pieces(shard(len(split)), recipe["eval_batch_size"])
+    loaded = load_batches(Items(split, spec), batches, run["num_workers"])
+    own = [method.backbone_features(batch["image0"]).numpy()
+           for batch in bar(loaded, len(batches), f"features {split.name}")]
+    if training:
+        method.train()
+    features = np.concatenate([part for rank_parts in gather_objects(own) for part in rank_parts])
+    if path and is_main():
+        with atomic_path(path) as temporary:
+            np.save(temporary, features)
+    return features
+
+
+@paddle.no_grad()
+def encode_split(method, split, recipe, run, modality="image", features=None):
+    """Packed codes uint8 [N, ceil(bits/8)] of a split, on every rank.
+
+    Args:
+        method: HashMethod; left in evaluation mode.
+        split: utils.datasets.Split.
+        modality: ``image`` or ``text``.
+        features: raw backbone features of the split where they are known.
+    """
+    method.eval()
+    positions = _pieces(shard(len(split)), recipe["eval_batch_size"])
+    own = []
+    if modality == "text":
+        for piece in positions:
+            own.append(pack(method.encode_text(paddle.to_tensor(
+                np.asarray(split.text_features[piece], dtype="float32"))).numpy()))
+    elif features is not None:
+        for piece in positions:
+            own.append(pack(method.encode_features(paddle.to_tensor(np.ascontiguousarray(features[piece]))).numpy()))
+    else:
+        loaded = load_batches(Items(split, preprocess_spec(recipe)), positions, run["num_workers"])
+        for batch in bar(loaded, len(positions), f"encode {split.name}"):
+            own.append(pack(method.encode(batch["image0"]).numpy()))
+    return np.concatenate([part for rank_parts in gather_objects(own) for part in rank_parts])
+
+
+class Evaluator:
+    """Evaluates a method on fixed query and database splits, as often as asked.
+
+    Features of a frozen backbone are computed at the first evaluation and reused.
+    """
+
+    def __init__(self, query, database, recipe, run, topk):
+        for split in (query, database):
+            if not len(split):
+                raise InputError(f"the {split.name} split of {recipe['dataset']} is empty")
+        self.query, self.database, self.recipe, self.run, self.topk = query, database, recipe, run, topk
+        self.features = {}
+
+    def _encode(self, method, role, modality):
+        split = getattr(self, role)
+        if modality == "image" and (split.features is not None or
+                                    method.frozen and self.recipe["cache_features"]):
+            if role not in self.features:
+                self.features[role] = split_features(method, split, self.recipe, self.run)
+            return encode_split(method, split, self.recipe, self.run, features=self.features[role])
+        return encode_split(method, split, self.recipe, self.run, modality)
+
+    def __call__(self, method):
+        """Encode both splits and measure.
+
+        Returns:
+            dict: ``score`` (what selection looks at: mAP, the mean of I->T and T->I where cross-modal),
+            ``metrics`` (direction -> report of utils.metrics.evaluate), ``codes`` (role, modality) -> packed,
+            ``health`` (of the database codes), ``seconds``; metrics are empty where labels are missing.
+        """
+        start = time.time()
+        codes = {(role, modality): self._encode(method, role, modality)
+                 for role in ("query", "database") for modality in method.modalities}
+        encoded = time.time()
+        metrics = {}
+        if self.query.labels is not None and self.database.labels is not None:
+            for source in method.modalities:
+                for target in method.modalities:
+                    metrics[f"{SHORT[source]}->{SHORT[target]}"] = evaluate(
+                        codes["query", source], codes["database", target], self.query.labels,
+                        self.database.labels, method.bits, topk=self.topk, ap=self.recipe["ap"])
+        crossing = [metrics[key]["mAP"] for key in metrics if key in ("I->T", "T->I")]
+        score = float(np.mean(crossing)) if crossing else metrics["I->I"]["mAP"] if metrics else None
+        health = {modality: code_health(codes["database", modality], method.bits) for modality in method.modalities}
+        barrier()
+        return {"score": score, "metrics": metrics, "codes": codes, "health": health,
+                "seconds": {"encode": encoded - start, "metrics": time.time() - encoded}}
+
+    def code_file(self, method, report, role, modality="image"):
+        """The code file of a split after an evaluation."""
+        split = getattr(self, role)
+        return CodeFile(report["codes"][role, modality], method.bits, split.ids, split.labels,
+                        method.fingerprint(preprocess_spec(self.recipe)), {"split": role, "modality": modality})
+
+
+def describe(report):
+    """One line per direction and one of code health, for the log."""
+    lines = []
+    for direction, values in report["metrics"].items():
+        lines.append(f"{direction} {values['definition']['name']}: {values['mAP']:.4f} "
+                     f"(tie-aware expectation {values['mAP_expected']:.4f})")
+    for modality, health in report["health"].items():
+        lines.append(f"codes ({modality}): bit balance {health['bit_balance']:.3f}, mean |correlation| "
+                     f"{health['mean_abs_correlation']:.3f}, {health['distinct_codes']} distinct of {health['items']}")
+    return lines
+
+
+def validation_splits(train, database, size, seed):
+    """Query and database for model selection, drawn from the database, never from the training split.
+
+    Raises:
+        InputError: the database outside the training split has too few images.
+    """
+    known = set(train.ids)
+    free = np.array([i for i, name in enumerate(database.ids) if name not in known], dtype="int64")
+    if len(free) <= size or len(database) - size < 1:
+        raise InputError(f"--select val needs more than {size} database images outside the training split, and there "
+                         f"are {len(free)}; lower --val-size or use --select query")
+    chosen = np.random.default_rng(seed).permutation(free)[:size]
+    rest = np.setdiff1d(np.arange(len(database)), chosen)
+    query, remaining = database.select(np.sort(chosen)), database.select(rest)
+    query.name, remaining.name = "validation query", "validation database"
+    return query, remaining

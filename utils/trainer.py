@@ -1,0 +1,187 @@
+"""The training loop. It knows no method by name: only the contract in models/method.py."""
+import math
+import os
+import time
+
+import numpy as np
+import paddle
+
+from utils import config
+from utils.checkpoint import load_checkpoint, save_checkpoint
+from utils.distributed import barrier, is_main, world_size
+from utils.errors import InputError
+from utils.evaluator import describe, preprocess_spec, split_features
+from utils.loader import Items, cached_batches, epoch_order, load_batches
+from utils.logger import bar
+from utils.result import write_result
+from utils.seeding import derive, seed_everything
+
+OPTIMIZERS = {
+    "momentum": lambda lr, groups, recipe: paddle.optimizer.Momentum(
+        lr, momentum=recipe["momentum"], parameters=groups, weight_decay=recipe["weight_decay"]),
+    "sgd": lambda lr, groups, recipe: paddle.optimizer.SGD(lr, parameters=groups, weight_decay=recipe["weight_decay"]),
+    "adam": lambda lr, groups, recipe: paddle.optimizer.Adam(
+        lr, parameters=groups, weight_decay=recipe["weight_decay"] or None),
+    "adamw": lambda lr, groups, recipe: paddle.optimizer.AdamW(
+        lr, parameters=groups, weight_decay=recipe["weight_decay"]),
+    # torch's defaults (rho .99, eps outside the root are not Paddle's): the seeds' recipes were made with them
+    "rmsprop": lambda lr, groups, recipe: paddle.optimizer.RMSProp(
+        lr, rho=0.99, epsilon=1e-8, parameters=groups, weight_decay=recipe["weight_decay"] or None),
+}
+
+
+def learning_rate(recipe, epoch):
+    """Learning rate of epoch ``epoch`` (from 0), before the groups' multipliers."""
+    base = recipe["learning_rate"]
+    if recipe["lr_schedule"] == "step":
+        return base * recipe["lr_gamma"] ** (epoch // recipe["lr_step"])
+    if recipe["lr_schedule"] == "cosine":
+        low = base * recipe["lr_min_ratio"]
+        return low + (base - low) * (1 + math.cos(math.pi * epoch / max(recipe["epoch"], 1))) / 2
+    return base
+
+
+def fit(method, train, evaluator, recipe, run, log, extra=None):
+    """Train, evaluate every ``eval_epoch`` epochs, keep the latest and the best checkpoint.
+
+    Args:
+        method: HashMethod.
+        train: training split.
+        evaluator: callable method -> report (utils/evaluator.py).
+        recipe, run: see utils/config.py.
+        log: RunLog.
+        extra: dict of plain values stored in every checkpoint (``data`` for rebuilding the method among them).
+
+    Returns:
+        (last report, summary): the report of the last evaluation, and a dict with ``best_score``,
+        ``best_epoch``, ``seconds`` and ``images_per_second``.
+
+    Raises:
+        InputError: a non-finite loss term (named, with step and images), an empty training split, ...
+    """
+    if not epoch_order(len(train), recipe["batch_size"], 0, 0, recipe["drop_last"]):
+        raise InputError(f"the training split has {len(train)} images, too few for a step of {world_size()} x "
+                         f"{recipe['batch_size']}; lower --batch-size or give more images")
+    groups = method.param_groups(recipe["head_lr_mult"])
+    optimizer = OPTIMIZERS[recipe["optimizer"]](recipe["learning_rate"], groups, recipe)
+    state = {"epoch": 0, "best_score": None, "best_epoch": None, "history": [], "seconds": 0.0}
+    if run["resume"]:
+        state = restore(run["resume"], method, optimizer)
+        if state["epoch"] >= recipe["epoch"]:
+            raise InputError(f"{run['resume']} has finished {state['epoch']} epochs; raise --epoch to go on")
+    parallel = paddle.DataParallel(method) if world_size() > 1 else method
+
+    frozen_features = None
+    needs_fit = recipe["feature_norm"] != "none" and not run["resume"]
+    reuse = recipe["augment"] == "none" and recipe["cache_features"]
+    if train.features is not None or method.frozen and (reuse or needs_fit):
+        frozen_features = split_features(method, train, recipe, run)
+    if needs_fit:
+        method.norm.fit(frozen_features)
+    cached = frozen_features is not None and (reuse or train.features is not None)
+    items = Items(train, preprocess_spec(recipe), method.views, recipe["augment"], recipe["seed"])
+
+    report = None
+    images = 0
+    for epoch in range(state["epoch"], recipe["epoch"]):
+        started = time.time()
+        seed_everything(recipe["seed"], epoch, 2 + int(os.environ.get("PADDLE_TRAINER_ID", 0)))
+        items.epoch = epoch
+        method.train()
+        method.start_epoch(epoch)
+        optimizer.set_lr(learning_rate(recipe, epoch))
+        order = epoch_order(len(train), recipe["batch_size"], recipe["seed"], epoch, recipe["drop_last"])
+        batches = cached_batches(train, frozen_features, order) if cached else \
+            load_batches(items, order, run["num_workers"])
+        mean_loss = train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, log)
+        images += sum(map(len, order)) * world_size()
+        state["seconds"] += time.time() - started
+        state["epoch"] = epoch + 1
+
+        last = epoch + 1 == recipe["epoch"]
+        if last or (epoch + 1) % recipe["eval_epoch"] == 0:
+            report = evaluator(method)
+            for text in describe(report):
+                log.line(f"epoch: [{epoch + 1}/{recipe['epoch']}], {evaluator.query.name}: {text}")
+            score = report["score"]
+            state["history"].append({"epoch": epoch + 1, "loss": mean_loss, "score": score})
+            if score is not None:
+                log.scalar("eval/score", score, epoch + 1)
+            if score is None or state["best_score"] is None or score > state["best_score"]:
+                state["best_score"], state["best_epoch"] = score, epoch + 1
+                save(os.path.join(run["output_dir"], "best.safetensors"), method, None, recipe, state, extra)
+        save(os.path.join(run["output_dir"], "latest.safetensors"), method, optimizer, recipe, state, extra)
+    state["images_per_second"] = images / max(state["seconds"], 1e-9)
+    return report, state
+
+
+def train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, log):
+    """One pass; returns the mean of the total loss. The log line carries what TIPC readers look for."""
+    total, reader, batch_cost, since, count = 0.0, 0.0, 0.0, 0, 0
+    before = time.time()
+    for step, batch in enumerate(bar(batches, len(order), f"epoch {epoch + 1}")):
+        loaded = time.time()
+        reader += loaded - before
+        terms = parallel(batch)
+        values = {name: float(value) for name, value in terms.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                names = [train.ids[i] for i in order[step]]
+                raise InputError(f"loss term {name!r} is {value} at epoch {epoch + 1}, step {step + 1}; lower the learning "
+                                 f"rate or look at the images of the batch: {', '.join(names[:8])}"
+                                 + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
+        terms["total"].backward()
+        optimizer.step()
+        optimizer.clear_grad()
+        total += values["total"]
+        since += len(order[step])
+        count += 1
+        batch_cost += time.time() - before
+        before = time.time()
+        if count == run["log_step"] or step + 1 == len(order):
+            parts = ", ".join(f"{name}: {value:.5f}" for name, value in values.items() if name != "total")
+            log.line(f"epoch: [{epoch + 1}/{recipe['epoch']}], step: [{step + 1}/{len(order)}], lr: {optimizer.get_lr():.3g}, "
+                     f"loss: {values['total']:.5f}{', ' if parts else ''}{parts}, avg_reader_cost: {reader / count:.5f} sec, "
+                     f"avg_batch_cost: {batch_cost / count:.5f} sec, "
+                     f"avg_ips: {since * world_size() / max(batch_cost, 1e-9):.2f} images/sec")
+            log.scalar("train/loss", values["total"], epoch * len(order) + step)
+            reader, batch_cost, since, count = 0.0, 0.0, 0, 0
+    return total / len(order)
+
+
+def save(path, method, optimizer, recipe, state, extra):
+    """Write a checkpoint (rank 0); without an optimizer it holds what evaluation and export need."""
+    if is_main():
+        tensors = {f"model/{key}": value.numpy() for key, value in method.state_dict().items()
+                   if optimizer is not None or not key.startswith(method.training_state)}
+        meta = {"recipe": recipe, "state": state, "epoch": state["epoch"],
+                "fingerprint": method.fingerprint(preprocess_spec(recipe)), **(extra or {})}
+        if optimizer is not None:
+            values = optimizer.state_dict()
+            meta["optimizer"] = {key: value for key, value in values.items() if isinstance(value, (int, float))}
+            tensors.update({f"optimizer/{key}": value.numpy() for key, value in values.items()
+                            if isinstance(value, paddle.Tensor)})
+        save_checkpoint(path, tensors, meta)
+    barrier()
+
+
+def restore(path, method, optimizer):
+    """Load weights, training state and optimizer of a checkpoint; returns the loop's state.
+
+    Random generators need no state: they are seeded from (seed, epoch) (utils/seeding.py).
+    """
+    tensors, meta = load_checkpoint(path)
+    state = {key[len("model/"):]: value for key, value in tensors.items() if key.startswith("model/")}
+    slots = {key[len("optimizer/"):]: paddle.to_tensor(value) for key, value in tensors.items()
+             if key.startswith("optimizer/")}
+    if "optimizer" not in meta:
+        raise InputError(f"{path} holds no optimizer state, so training cannot continue exactly; resume from "
+                         "latest.safetensors, or start from these weights with --pretrained")
+    own = method.state_dict()
+    faults = [key for key in own if key not in state or list(state[key].shape) != list(own[key].shape)]
+    if faults or len(own) != len(state):
+        raise InputError(f"{path} does not fit the recipe and the data: {', '.join(faults[:5]) or 'unknown entries'}")
+    for key, value in own.items():
+        value.set_value(state[key])
+    optimizer.set_state_dict({**slots, **meta["optimizer"]})
+    return meta["state"]
