@@ -36,7 +36,7 @@ def resolve(argv):
 
 
 def load_data(recipe, method_class):
-    """The protocol of a recipe, with text features where the method reads texts; and the vectorizer or None."""
+    """The protocol of a recipe, checked against what the method needs."""
     from utils.datasets import load_protocol
     sizes = {key: recipe[key] for key in ("num_train", "num_query", "num_database", "train_per_class",
                                           "query_per_class") if recipe[key] is not None}
@@ -56,8 +56,7 @@ def main(argv):
 def job(recipe, run, source):
     """Train or evaluate one resolved recipe in this process (one of several ranks, or the only one)."""
     import paddle
-    from models import METHODS, build_method, load_state
-    from utils.checkpoint import load_checkpoint
+    from models import METHODS, build_method, load_weights
     from utils.config import write_recipe
     from utils.distributed import is_main, world_size
     from utils.evaluator import Evaluator, describe, preprocess_spec, validation_splits
@@ -75,6 +74,8 @@ def job(recipe, run, source):
     data = {"num_train": len(protocol.train), "num_classes": len(protocol.classes), "text_dim": None}
     if protocol.train.features is not None:
         recipe = {**recipe, "backbone": f"precomputed:{protocol.train.features.shape[1]}", "freeze_backbone": True}
+    if recipe["feature_norm"] != "none" and not recipe["freeze_backbone"]:
+        raise InputError("feature_norm is fitted once, on a frozen backbone; add --freeze-backbone or set it to none")
     if recipe["topK"] is None:
         recipe = {**recipe, "topK": protocol.topk}
 
@@ -84,11 +85,7 @@ def job(recipe, run, source):
         method = build_method({**recipe, **({"backbone_weights": None, "pretrained_backbone": False} if checkpoint else {})},
                               **data)
         if run["pretrained"]:
-            tensors, _ = load_checkpoint(run["pretrained"])
-            fresh = {key: value.numpy() for key, value in method.state_dict().items()
-                     if key.startswith(method.training_state)}
-            weights = {key[len("model/"):]: value for key, value in tensors.items() if key.startswith("model/")}
-            load_state(method, {**weights, **fresh}, run["pretrained"])
+            load_weights(method, run["pretrained"])
 
         log = RunLog(folder, append=bool(run["resume"] or run["eval"]), visualdl=run["visualdl"] and not run["eval"])
         log.line(f"recipe: {source or 'defaults'}; method {recipe['method']}, {recipe['bit']} bits, dataset "
@@ -110,8 +107,14 @@ def job(recipe, run, source):
                 chooser = Evaluator(*splits, recipe, run, recipe["topK"])
             extra = {"data": data, "protocol": protocol.record(), "classes": protocol.classes}
             report, state = fit(method, protocol.train, chooser, recipe, run, log, extra)
+            # the result is that of the best checkpoint: the one that is exported and deployed
+            if state["best_epoch"] != state["epoch"]:
+                load_weights(method, os.path.join(folder, "best.safetensors"))
+                report = None
             if report is None or chooser is not final:
                 report = final(method)
+            log.line(f"result of the best checkpoint: epoch {state['best_epoch']} of {state['epoch']}, selected by "
+                     f"the {chooser.query.name} set")
         for text in describe(report):
             log.line(f"{protocol.query.name}: {text}")
         if is_main():

@@ -65,19 +65,29 @@ def load_state(method, tensors, where):
         value.set_value(np.asarray(tensors[key]))
 
 
+def load_weights(method, path):
+    """Copy the weights of a checkpoint into a method; training-only state (a memory bank) stays as it is."""
+    tensors, _ = load_checkpoint(path)
+    weights = {key: value.numpy() for key, value in method.state_dict().items()
+               if key.startswith(method.training_state)}
+    weights.update({key[len("model/"):]: value for key, value in tensors.items()
+                    if key.startswith("model/") and not key[len("model/"):].startswith(method.training_state)})
+    load_state(method, weights, path)
+
+
 def load_method(path):
     """Rebuild the method of a checkpoint: (HashMethod in evaluation mode, meta dict).
 
     Raises:
         InputError: unreadable checkpoint, or one of an unknown method.
     """
-    tensors, meta = load_checkpoint(path)
+    _, meta = load_checkpoint(path)
     recipe = meta["recipe"]
     if recipe["method"] not in METHODS:
         raise InputError(f"{path} was made by method {recipe['method']!r}, which this version does not have "
                          f"({', '.join(METHODS)})")
     # the checkpoint holds the backbone's weights: nothing to download or to read
     method = build_method({**recipe, "backbone_weights": None, "pretrained_backbone": False}, **meta["data"])
-    load_state(method, {key[len("model/"):]: value for key, value in tensors.items() if key.startswith("model/")}, path)
+    load_weights(method, path)
     method.eval()
     return method, meta

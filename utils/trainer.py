@@ -3,18 +3,15 @@ import math
 import os
 import time
 
-import numpy as np
 import paddle
 
-from utils import config
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.distributed import barrier, is_main, world_size
+from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
 from utils.evaluator import describe, preprocess_spec, split_features
 from utils.loader import Items, cached_batches, epoch_order, load_batches
 from utils.logger import bar
-from utils.result import write_result
-from utils.seeding import derive, seed_everything
+from utils.seeding import seed_everything
 
 OPTIMIZERS = {
     "momentum": lambda lr, groups, recipe: paddle.optimizer.Momentum(
@@ -85,7 +82,7 @@ def fit(method, train, evaluator, recipe, run, log, extra=None):
     images = 0
     for epoch in range(state["epoch"], recipe["epoch"]):
         started = time.time()
-        seed_everything(recipe["seed"], epoch, 2 + int(os.environ.get("PADDLE_TRAINER_ID", 0)))
+        seed_everything(recipe["seed"], epoch, 2 + rank())
         items.epoch = epoch
         method.train()
         method.start_epoch(epoch)

@@ -1,0 +1,67 @@
+"""The same as main_single_gpu.py on several processes: NCCL on GPUs, gloo on CPUs, one or many nodes.
+
+    python main_multi_gpu.py --nprocs 2 --method hashnet --dataset cifar10-1 --data-path DIR
+    python -m paddle.distributed.launch --nnodes 2 --master HOST:PORT main_multi_gpu.py ...   (on each node)
+"""
+import os
+import socket
+import sys
+
+from main_single_gpu import job, resolve
+from utils.errors import InputError, run_main
+
+
+def worker(recipe, run, source):
+    """One rank."""
+    import paddle
+    paddle.disable_signal_handler()  # the launcher's SIGTERM should not print a C++ trace over the failed rank's line
+    if run["device"] == "cpu":
+        paddle.set_device("cpu")
+    paddle.distributed.init_parallel_env()
+    job(recipe, run, source)
+
+
+def check_ports(first, count):
+    """Refuse ports that are taken, before any rank starts."""
+    for port in range(first, first + count):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                raise InputError(f"port {port} is in use and the ranks need {first} to {first + count - 1}; "
+                                 "choose another --port or leave it out") from None
+
+
+def main(argv):
+    recipe, run, source = resolve(argv)
+    import paddle
+    if "PADDLE_TRAINER_ID" in os.environ:  # started by paddle.distributed.launch
+        return worker(recipe, run, source)
+    gpus = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
+    on_gpu = run["device"] != "cpu" and gpus > 0
+    if run["device"].startswith("gpu") and not on_gpu:
+        raise InputError(f"--device {run['device']}: this machine or this Paddle has no GPU; use --device cpu")
+    nprocs = run["nprocs"] or (gpus if on_gpu else 2)
+    if on_gpu and nprocs > gpus:
+        raise InputError(f"--nprocs {nprocs}, and this machine has {gpus} GPUs")
+    options = {}
+    if run["port"]:
+        check_ports(run["port"], nprocs)
+        options["started_port"] = run["port"]
+    if not on_gpu:
+        run["device"] = "cpu"
+        # spawn would pick it by the build, which may have GPUs that this job does not use
+        options["backend"] = "gloo"
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nprocs)))
+    try:
+        paddle.distributed.spawn(worker, args=(recipe, run, source), nprocs=nprocs, **options)
+    except Exception as error:  # spawn raises a bare Exception that holds the failed rank's traceback as text
+        text = str(error).strip()
+        if "InputError: " in text:
+            raise InputError(text.rsplit("InputError: ", 1)[1].strip()) from None
+        print(f"error: a rank failed and the job was ended\n{text}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_main(main)
