@@ -1,0 +1,106 @@
+"""Recipes: precedence, aliases, and one clear line for each mistake."""
+import glob
+import os
+
+import pytest
+import yaml
+
+from models import METHODS
+from utils.config import ALIASES, RECIPE, RUN, parse, write_recipe
+from utils.errors import InputError
+
+HYPER = {name: method.hyperparameters for name, method in METHODS.items()}
+
+
+def resolve(*argv, **more):
+    return parse(list(argv), HYPER, **more)
+
+
+def test_defaults_yaml_flags_in_that_order(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("method: hashnet\nlearning_rate: 1e-5\nbatch_size: 7\nalpha: 0.3\n")
+    recipe, run, source = resolve("--config", str(path), "--batch-size", "9")
+    assert (recipe["learning_rate"], recipe["batch_size"], recipe["alpha"]) == (1e-5, 9, 0.3)
+    assert recipe["momentum"] == RECIPE["momentum"][0] and source == str(path)
+    assert run["output_dir"] == os.path.join("output", "hashnet_shapes_64")
+
+
+def test_seed_settings_by_code_length(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("method: hashnet\nby_bit:\n  16: {seed: 5}\n  32: {seed: 6}\n")
+    assert resolve("--config", str(path), "--bit", "32")[0]["seed"] == 6
+    assert resolve("--config", str(path), "--bit", "48")[0]["seed"] == 0
+
+
+@pytest.mark.parametrize("spelling", ["--eval-epoch", "--eval_epoch"])
+def test_dashes_and_underscores_are_the_same(spelling):
+    assert resolve(spelling, "3")[0]["eval_epoch"] == 3
+
+
+def test_flags_of_the_seeds_are_accepted():
+    recipe, run, _ = resolve("--method", "dhn", "--dataset", "cifar10-1", "--root", "x", "--code-length", "12", "--arch",
+                             "vgg16", "--batch-size", "8", "--lr", "1e-4", "--max-iter", "5", "--num-workers", "0", "--topk",
+                             "50", "--gpu", "False", "--lamda", "0.5", "--seed", "3367", "--evaluate-interval", "10")
+    assert [recipe[ALIASES[key]] for key in ("code_length", "root", "arch", "lr", "max_iter", "topk",
+                                             "evaluate_interval")] == [12, "x", "vgg16", 1e-4, 5, 50, 10]
+    assert recipe["lamda"] == 0.5 and run["device"] == "cpu"
+
+
+@pytest.mark.parametrize("argv, words", [
+    (["--bitt", "16"], ["--bitt", "--bit"]),
+    (["--bit", "0"], ["bit", "1 to 1024"]),
+    (["--bit", "1025"], ["bit", "1 to 1024"]),
+    (["--bit", "many"], ["bit", "whole number"]),
+    (["--method", "hashnt"], ["hashnt", "hashnet"]),
+    (["--optimizer", "adm"], ["optimizer", "adam"]),
+    (["--learning-rate", "-1"], ["learning_rate", "at least 0"]),
+    (["--method", "hashnet", "--lamda", "1"], ["lamda", "dhn"]),
+    (["-o", "alpa=1"], ["alpa", "alpha"]),
+    (["-o", "alpha"], ["KEY=VALUE"]),
+    (["--config", "none.yaml"], ["none.yaml"]),
+    (["--eval"], ["--pretrained"]),
+    (["--crop-size", "300"], ["crop_size", "resize_size"]),
+])
+def test_one_line_for_a_mistake(argv, words):
+    with pytest.raises(InputError) as caught:
+        resolve(*argv)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words)
+
+
+@pytest.mark.parametrize("text, word", [("metod: hashnet\n", "method"), ("bit: [1\n", "YAML"), ("- 1\n", "key: value"),
+                                        ("bit: x\n", "whole number")])
+def test_broken_recipe_files(tmp_path, text, word):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=word):
+        resolve("--config", str(path))
+
+
+def test_written_recipe_reads_back(tmp_path):
+    recipe = resolve("--method", "hashnet", "--bit", "12")[0]
+    write_recipe(str(tmp_path / "recipe.yaml"), recipe)
+    assert resolve("--config", str(tmp_path / "recipe.yaml"))[0] == recipe
+
+
+def test_checkpoint_decides_what_it_was_made_with():
+    made = resolve("--method", "hashnet", "--bit", "16")[0]
+    assert resolve("--eval", "--pretrained", "x", base=lambda path: made)[0]["bit"] == 16
+    with pytest.raises(InputError, match="bit = 16, not 32"):
+        resolve("--eval", "--pretrained", "x", "--bit", "32", base=lambda path: made)
+    with pytest.raises(InputError, match="learning_rate"):
+        resolve("--resume", "x", "--lr", "0.5", base=lambda path: made)
+
+
+def test_every_flag_is_a_name_once():
+    assert not set(RECIPE) & set(RUN)
+    for hyper in HYPER.values():
+        assert not set(hyper) & (set(RECIPE) | set(RUN))
+
+
+@pytest.mark.parametrize("path", sorted(glob.glob("configs/*/*.yaml")))
+def test_every_recipe_loads(path):
+    with open(path) as file:
+        settings = yaml.safe_load(file)
+    recipe, _, _ = resolve("--config", path)
+    assert recipe["method"] == path.split(os.sep)[1] == settings["method"]

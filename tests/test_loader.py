@@ -1,0 +1,76 @@
+"""Order and content of the batches: a function of (seed, epoch, position), whatever the workers and ranks."""
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+import utils.loader as loader
+from utils.datasets import Split
+from utils.errors import InputError
+
+SPEC = {"resize_size": 40, "crop_size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+
+
+class Pictures:
+    """Random pictures; one of them unreadable if asked."""
+
+    def __init__(self, n, broken=None):
+        self.n, self.broken = n, broken
+
+    def __len__(self):
+        return self.n
+
+    def read(self, i):
+        if i == self.broken:
+            raise InputError(f"picture {i}.jpg is truncated")
+        return np.random.default_rng(i).integers(0, 256, (48, 60, 3), dtype="uint8")
+
+
+def split(n, **more):
+    return Split(name="train", ids=[f"{i}.jpg" for i in range(n)], labels=np.eye(4, dtype="uint8")[np.arange(n) % 4],
+                 images=Pictures(n, **more))
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 60), size=st.integers(1, 9), world=st.integers(1, 4), epoch=st.integers(0, 3), drop=st.booleans())
+def test_ranks_share_the_global_batches(n, size, world, epoch, drop):
+    def order(r, w, b):
+        loader.rank, loader.world_size = lambda: r, lambda: w
+        return loader.epoch_order(n, b, 7, epoch, drop)
+    saved = loader.rank, loader.world_size
+    try:
+        single = order(0, 1, size * world)
+        ranks = [order(r, world, size) for r in range(world)]
+    finally:
+        loader.rank, loader.world_size = saved
+    whole = [np.concatenate(parts) for parts in zip(*ranks)]
+    assert len({tuple(map(len, rank)) for rank in ranks}) == 1  # gathering needs equal sizes
+    for one, many in zip(single, whole):
+        assert np.array_equal(one[:len(many)], many) and len(one) - len(many) < world
+    seen = np.concatenate(whole) if whole else np.zeros(0, int)
+    assert len(set(seen)) == len(seen) and (drop or n - len(seen) < world)
+
+
+def test_epochs_and_seeds_differ():
+    orders = {tuple(np.concatenate(loader.epoch_order(50, 8, seed, epoch, False))) for seed in (0, 1) for epoch in (0, 1)}
+    assert len(orders) == 4
+
+
+@pytest.mark.parametrize("kind", ["crop_flip", "simclr"])
+def test_workers_never_change_the_data(kind):
+    def read(workers, epoch=1):
+        items = loader.Items(split(12), SPEC, views=2, kind=kind, seed=3)
+        items.epoch = epoch
+        return [{key: value.numpy() for key, value in batch.items()}
+                for batch in loader.load_batches(items, loader.epoch_order(12, 4, 3, epoch, False), workers)]
+    plain, forked, later = read(0), read(2), read(0, epoch=2)
+    for a, b in zip(plain, forked):
+        assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+        assert not np.array_equal(a["image0"], a["image1"])
+    assert not np.array_equal(plain[0]["image0"], later[0]["image0"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_one_named_error(workers):
+    items = loader.Items(split(6, broken=4), SPEC)
+    with pytest.raises(InputError, match="picture 4.jpg is truncated"):
+        list(loader.load_batches(items, [np.arange(3), np.arange(3, 6)], workers))
