@@ -1,0 +1,129 @@
+"""HashNet: Deep Learning to Hash by Continuation (Cao, Long, Wang, Yu; ICCV 2017).
+
+Images i and j that share a label (s_ij = 1) are made likely to have close codes, P(s_ij = 1) = sigmoid(d_ij)
+with d_ij = alpha <u_i, u_j>, and the two classes of pairs weigh the same although similar pairs are rare:
+
+    L = sum_{s=1} l_ij / |S1| + sum_{s=0} l_ij / |S0|,   l_ij = log(1 + exp(d_ij)) - s_ij d_ij
+
+The code u = tanh(beta h) approaches sign(h) by continuation: beta grows during training.
+
+Where the public codes differ, and what is done here:
+* pairs: ``bank`` (paddle_hashnet; DeepHash-pytorch until 2022): a batch against the last codes of *all* training
+  images. Rows of images not seen yet are zero and count as dissimilar. The bank is a constant, as in
+  DeepHash-pytorch; in paddle_hashnet the rows just written also carried gradient.
+  ``batch`` (DeepHash-pytorch since 2022): the batch against itself, diagonal included.
+  ``halves`` (authors): the first half of the batch against the second half, linear above d = 15.
+* alpha: 0.1 for every length in the two ports; the authors use 10 / bits (``alpha: 0`` here).
+* class weights: |S| / |S1| and |S| / |S0| of the paper; the authors' code has a constant instead, ``class_num``
+  (100 ImageNet, 5 NUS-WIDE, 1 COCO) for similar pairs, and divides by the sum of the weights.
+* continuation: ``epoch`` (both ports) beta = sqrt(floor(epoch / step_continuation) + 1), epoch from 0;
+  ``iteration`` (authors) beta = sqrt(1 + 0.005 it), renewed every 200 iterations.
+* not here: the continuous similarity of multi-label pairs.
+
+Ranks: with ``bank`` and ``batch`` a rank computes its own rows against all columns (the bank, the gathered
+batch) and only the counts |S1|, |S0| are global: memory 4 B num_train bytes for a matrix. With ``halves`` every
+rank repeats the small n x n / 4 problem of the gathered batch.
+"""
+import math
+
+import paddle
+
+from models.functional import share_a_label
+from models.method import HashMethod
+from models.pairwise import Bank, check_choice, check_labels, hash_layer, negative_log_likelihood
+from utils.distributed import gather, world_size
+from utils.errors import InputError
+
+
+def hashnet_loss(u, other, s, alpha, class_num=0, linear_above=None):
+    """Weighted negative log likelihood of this rank's rows of pairs (equations 2 to 4).
+
+    Args:
+        u: codes [N, K] of this rank.
+        other: codes [M, K] of the columns.
+        s: similarity 0 or 1, [N, M].
+        alpha: scale of the inner product.
+        class_num: 0 weighs both classes alike (paper); c > 0 weighs a similar pair c, a dissimilar one 1 (authors).
+        linear_above: see ``negative_log_likelihood``.
+
+    Returns:
+        Scalar. Its mean over ranks is the loss of the global batch. A class without pairs adds nothing.
+    """
+    loss = negative_log_likelihood(alpha * paddle.matmul(u, other, transpose_y=True), s, linear_above)
+    # counted by row in float32 (exact), then in float64: a bank times a global batch may pass 2^24 pairs
+    similar = s.sum(axis=1).astype("float64").sum()
+    counts = gather(paddle.stack([similar, float(math.prod(s.shape)) - similar]).unsqueeze(0)).sum(axis=0)
+    similar, dissimilar = (counts / world_size()).astype(loss.dtype).unbind(0)
+    positive, negative = (s * loss).sum(), ((1 - s) * loss).sum()
+    if class_num:
+        return (class_num * positive + negative) / (class_num * similar + dissimilar)
+    # a class that is empty everywhere has the sum 0: any divisor does
+    return sum(part / paddle.where(count > 0, count, paddle.ones_like(count))
+               for part, count in ((positive, similar), (negative, dissimilar)))
+
+
+class HashNet(HashMethod):
+    name = "hashnet"
+    paper = "Cao et al., HashNet: Deep Learning to Hash by Continuation, ICCV 2017"
+    kind = "supervised"
+    bit_lengths = (16, 32, 48, 64)
+    training_state = ("bank.", "beta", "steps")
+    hyperparameters = {
+        "alpha": (0.1, "scale of the inner product of two codes in the likelihood; 0 means 10 / bits"),
+        "step_continuation": (20, "epochs between two increases of beta in tanh(beta h)"),
+        "continuation": ("epoch", "schedule of beta: epoch, or iteration (the authors': every 200 iterations)"),
+        "pairs": ("bank", "what a batch is compared with: bank (all training images), batch, or halves (HashNet)"),
+        "class_num": (0.0, "weight of a similar pair; 0 balances the two classes (paper)"),
+    }
+
+    def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
+                 alpha=0.1, step_continuation=20, continuation="epoch", pairs="bank", class_num=0.0):
+        super().__init__(backbone, bits, feature_norm, frozen)
+        check_labels(self.name, num_classes)
+        check_choice("continuation", continuation, ("epoch", "iteration"))
+        check_choice("pairs", pairs, ("bank", "batch", "halves"))
+        if step_continuation < 1:
+            raise InputError(f"step_continuation must be at least 1 epoch, not {step_continuation}")
+        if alpha < 0 or class_num < 0:
+            raise InputError(f"alpha and class_num must not be negative, not {alpha} and {class_num}")
+        self.hash = hash_layer(self.feature_dim, bits)
+        self.alpha = alpha or 10 / bits
+        self.step_continuation = step_continuation
+        self.continuation = continuation
+        self.pairs = pairs
+        self.class_num = class_num
+        self.register_buffer("beta", paddle.ones([1]))
+        self.register_buffer("steps", paddle.zeros([1], dtype="int64"))
+        if pairs == "bank":
+            self.bank = Bank(num_train, bits, num_classes)
+
+    def start_epoch(self, epoch):
+        if self.continuation == "epoch":
+            self.beta.set_value(paddle.full([1], math.sqrt(epoch // self.step_continuation + 1)))
+
+    def code(self, features):
+        return paddle.tanh(self.beta * self.hash(features))
+
+    def loss(self, batch):
+        if self.continuation == "iteration":
+            self.count_step()
+        u, y = self.code(self.view(batch)), batch["label"]
+        if self.pairs == "bank":
+            self.bank.write(batch["index"], u, y)
+            s = share_a_label(y, self.bank.labels)
+            return {"total": hashnet_loss(u, self.bank.codes, s, self.alpha, self.class_num)}
+        all_u, all_y = gather(u), gather(y)
+        if self.pairs == "batch":
+            return {"total": hashnet_loss(u, all_u, share_a_label(y, all_y), self.alpha, self.class_num)}
+        half = all_u.shape[0] // 2
+        if not half:  # one image has no other half
+            return {"total": 0 * u.sum()}
+        s = share_a_label(all_y[:half], all_y[half:])
+        return {"total": hashnet_loss(all_u[:half], all_u[half:], s, self.alpha, self.class_num, linear_above=15)}
+
+    @paddle.no_grad()
+    def count_step(self):
+        """The authors' schedule: beta follows the number of training steps, this one included."""
+        if self.training:
+            self.steps.set_value(self.steps + 1)
+            self.beta.set_value(paddle.sqrt(1 + 0.005 * (self.steps // 200 * 200).astype("float32")))
