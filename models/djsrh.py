@@ -1,0 +1,191 @@
+"""DJSRH: Deep Joint-Semantics Reconstructing Hashing (Su, Zhong, Zhang, ICCV 2019).
+
+Authors' code: github.com/zs-zhong/DJSRH (train.py, models.py). Unsupervised, image and text: an image encoder and a
+text encoder are trained so that the cosines of their codes rebuild a similarity made from the raw features of both.
+n(.) divides rows by their L2 norm, B = batch size, F_I, F_T = raw image and text features (non-negative).
+
+    S_I = 2 n(F_I) n(F_I)^T - 1, S_T likewise;   S~ = beta S_I + (1 - beta) S_T
+    S = mu ((1 - eta) S~ + eta S~ S~^T / B)
+    L = lambda1 mse(c_II, S) + mse(c_IT, S) + lambda2 mse(c_TT, S),   c_XY = n(u_X) n(u_Y)^T
+    u = tanh(sqrt(epoch + 1) h)
+
+F_I comes from a frozen copy of the initial backbone on the *training* view, as in the authors' code. Where the
+backbone itself is frozen, or its features are given, these are the same numbers and no second network is kept.
+
+B is the number of rows at hand, all ranks together. With ``drop_last`` (the authors') that is the configured batch
+size, and 2 ranks x B is 1 rank x 2B without further ado. ``affinity_batch`` fixes it, for the authors' arithmetic on
+a last short batch (they never meet one).
+"""
+import copy
+import math
+
+import paddle
+from paddle import nn
+
+from models.functional import l2_normalize
+from models.method import HashMethod
+from utils.distributed import gather, own_rows
+from utils.errors import InputError
+
+
+def joint_affinity(image, text, beta, eta, mu, batch_size=0):
+    """Target similarity of every pair of rows.
+
+    A row of zeros (an image without tags) has no direction: its cosine is 0 with everything, itself included.
+
+    Args:
+        image: raw image features float [B, D], non-negative.
+        text: raw text features float [B, T], non-negative.
+        beta, eta, mu: see the module.
+        batch_size: divisor of the second-order term; 0 = B.
+
+    Returns:
+        float [B, B], no gradient; up to mu.
+    """
+    with paddle.no_grad():
+        image, text = l2_normalize(image), l2_normalize(text)
+        s = (2 * beta * paddle.matmul(image, image, transpose_y=True)
+             + 2 * (1 - beta) * paddle.matmul(text, text, transpose_y=True) - 1)
+        second = paddle.matmul(s, s, transpose_y=True) / (batch_size or s.shape[0])
+        return mu * ((1 - eta) * s + eta * second)
+
+
+def reconstruction(image, text, target):
+    """Mean squared errors of the code cosines of this rank's rows against those of all ranks.
+
+    Args:
+        image, text: relaxed codes float [b, K] of this rank.
+        target: float [b, B], B = rows of all ranks.
+
+    Returns:
+        (image-image, image-text, text-text) scalars.
+    """
+    image, text = l2_normalize(image), l2_normalize(text)
+    all_image, all_text = gather(image), gather(text)
+
+    def error(rows, columns):
+        return ((paddle.matmul(rows, columns, transpose_y=True) - target) ** 2).mean()
+
+    return error(image, all_image), error(image, all_text), error(text, all_text)
+
+
+def _linear(inputs, outputs):
+    """Linear layer with the authors' (torch's) default start: weights and biases uniform in +-1/sqrt(inputs)."""
+    bound = 1.0 / math.sqrt(inputs)
+    return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound),
+                     bias_attr=nn.initializer.Uniform(-bound, bound))
+
+
+def _frozen_copy(backbone):
+    twin = copy.deepcopy(backbone)
+    for parameter in twin.parameters():
+        parameter.stop_gradient = True
+    twin.eval()
+    return twin
+
+
+class DJSRH(HashMethod):
+    """Image encoder (backbone, Linear K) and text encoder (Linear ``text_hidden``, ReLU, Linear K)."""
+
+    name = "djsrh"
+    paper = "Su, Zhong, Zhang, Deep Joint-Semantics Reconstructing Hashing, ICCV 2019"
+    kind = "unsupervised"
+    bit_lengths = (16, 32, 64, 128)
+    modalities = ("image", "text")
+    training_state = ("teacher.",)
+    hyperparameters = {
+        "beta": (0.9, "DJSRH: share of the image features in the joint similarity (Wiki .3, MIRFlickr .9, NUS-WIDE .6)"),
+        "eta": (0.4, "DJSRH: share of the second-order similarity"),
+        "mu": (1.5, "DJSRH: scale of the similarity to rebuild"),
+        "lambda1": (0.1, "DJSRH: weight of the image-image term (Wiki .3)"),
+        "lambda2": (0.1, "DJSRH: weight of the text-text term (Wiki .3)"),
+        "text_hidden": (4096, "units of the text encoder's hidden layer"),
+        "text_lr_mult": (10.0, "learning-rate multiplier of the text encoder (Wiki 1, others .01 / .001 = 10)"),
+        "train_conv": (True, "false: of the backbone only fully connected layers train (Wiki)"),
+        "affinity_batch": (0, "DJSRH: divisor of the second-order similarity; 0 = rows of the global batch"),
+    }
+
+    def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
+                 beta=0.9, eta=0.4, mu=1.5, lambda1=0.1, lambda2=0.1, text_hidden=4096, text_lr_mult=10.0,
+                 train_conv=True, affinity_batch=0):
+        super().__init__(backbone, bits, feature_norm, frozen)
+        if not text_dim:
+            raise InputError("djsrh needs the number of columns of the text features (text_dim), and there is none")
+        self.text_dim, self.text_lr_mult = text_dim, text_lr_mult
+        self.beta, self.eta, self.mu = beta, eta, mu
+        self.lambda1, self.lambda2, self.affinity_batch = lambda1, lambda2, affinity_batch
+        self.scale = 1.0
+        self.hash = _linear(self.feature_dim, bits)
+        self.text_encoder = nn.Sequential(_linear(text_dim, text_hidden), nn.ReLU(), _linear(text_hidden, bits))
+        self.fixed = [] if train_conv else self._fix_other_than_linear()
+        self.frozen = frozen or all(parameter.stop_gradient for parameter in backbone.parameters())
+        self.teacher = None if self.frozen else _frozen_copy(backbone)
+        self.train()
+
+    def _fix_other_than_linear(self):
+        fixed = [layer for layer in self.backbone.sublayers(include_self=True) if not isinstance(layer, nn.Linear)
+                 and layer.parameters(include_sublayers=False)]
+        for layer in fixed:
+            for parameter in layer.parameters(include_sublayers=False):
+                parameter.stop_gradient = True
+        return fixed
+
+    def train(self):
+        super().train()
+        for layer in self.fixed:
+            layer.training = False
+        if self.teacher is not None:
+            self.teacher.eval()
+
+    def start_epoch(self, epoch):
+        """tanh(sqrt(epoch + 1) h), epoch from 0."""
+        self.scale = math.sqrt(epoch + 1.0)
+
+    def param_groups(self, head_lr_mult=1.0):
+        """Backbone 1, image hash layer ``head_lr_mult`` (1 in the authors' code), text encoder ``text_lr_mult``."""
+        body = [parameter for parameter in self.backbone.parameters() if not parameter.stop_gradient]
+        groups = [{"params": body, "learning_rate": 1.0},
+                  {"params": self.hash.parameters(), "learning_rate": float(head_lr_mult)},
+                  {"params": self.text_encoder.parameters(), "learning_rate": float(self.text_lr_mult)}]
+        return [group for group in groups if group["params"]]
+
+    # codes: tanh changes no sign, so the epoch's scale is left out and a loaded model codes like a trained one
+    def code(self, features):
+        """Normalised features float32 [N, D] -> relaxed code float32 [N, bits]."""
+        return paddle.tanh(self.hash(features))
+
+    def text_code(self, text):
+        """Text features float32 [N, text_dim] -> relaxed code float32 [N, bits]."""
+        return paddle.tanh(self.text_encoder(text))
+
+    def encode_text(self, text):
+        """As ``text_code``; texts made by another vectoriser are refused (InputError)."""
+        self._check_text(text)
+        return self.text_code(text)
+
+    def _check_text(self, text):
+        if text.shape[-1] != self.text_dim:
+            raise InputError(f"text features have {text.shape[-1]} columns and the model wants {self.text_dim}: "
+                             "use the vectoriser that is saved with the model")
+
+    # loss ---------------------------------------------------------------------------------
+    def _image_features(self, batch):
+        """(what the encoder sees, raw and with gradient; what the affinity sees, raw and without)."""
+        cached = batch.get("feature0")
+        raw = self.backbone_features(batch["image0"]) if cached is None else cached
+        if cached is not None or self.teacher is None:
+            return raw, raw.detach()
+        with paddle.no_grad():
+            return raw, self.teacher(batch["image0"])
+
+    def loss(self, batch):
+        """Terms ``image``, ``cross``, ``text`` and their weighted sum; see ``HashMethod.loss``."""
+        text = batch["text"]
+        self._check_text(text)
+        raw, reference = self._image_features(batch)
+        target = joint_affinity(gather(reference), gather(text), self.beta, self.eta, self.mu, self.affinity_batch)
+        image_code = paddle.tanh(self.scale * self.hash(self.norm(raw)))
+        text_code = paddle.tanh(self.scale * self.text_encoder(text))
+        image, cross, between_texts = reconstruction(image_code, text_code, target[own_rows(text.shape[0])])
+        return {"total": self.lambda1 * image + cross + self.lambda2 * between_texts,
+                "image": image, "cross": cross, "text": between_texts}

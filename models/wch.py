@@ -1,0 +1,214 @@
+"""WCH: Weighted Contrastive Hashing (Yu et al., ACCV 2022). Authors' code: github.com/RosieYuu/WCH.
+
+Two views of an image give tokens x1, x2 [B, N, D]; n(.) divides rows by their L2 norm, K = bits.
+
+    S = n(x1) n(x2)^T per image;  y1 = softmax(S^T / T_a) x1;  y2 = softmax(S / T_a) x2      mutual attention
+    q_ab = mean_i max_j n(y1_a)_i . n(y2_b)_j;  p = softmax_b(q / T_w);  w_ab = p_ab / p_bb      patch weights
+    h = sign(tanh(head(LayerNorm(mean_i y_i)))), straight through
+    L = -mean_a sum_b w_ab log softmax_b(h1_a . h2_b / (K T_c)) + mean_k (mean_a h1_ak)^2 - mean(h1^2)
+
+An image's code has no second view: it comes from the mean of the raw tokens.
+
+Paper and code differ: the text reads as if row a were divided by p_aa, the code divides column b by p_bb
+(``weight_norm``). As in the code, the weights are trained too (``detach_weights``), only h1 is balanced and only
+h1 -> h2 is contrasted. The rows of w sum to more than 1, so no library cross-entropy fits: it is written out.
+"""
+import paddle
+from paddle import nn
+from paddle.autograd import PyLayer
+from paddle.nn import functional as F
+
+from models.functional import l2_normalize, sign_ste
+from models.method import HashMethod
+from utils.distributed import gather, rank
+from utils.errors import InputError
+
+WEIGHT_NORMS = ("column", "row")
+
+
+def mutual_attention(x1, x2, temperature=1.0):
+    """Each view's tokens, re-arranged by how they match the other view's (``cross_attention`` of modeling.py).
+
+    Args:
+        x1, x2: tokens float [B, N, D] of the two views.
+        temperature: T_a.
+
+    Returns:
+        y1, y2 [B, N, D]: y1 holds mixtures of x1 in x2's order, y2 mixtures of x2 in x1's order.
+    """
+    match = paddle.matmul(l2_normalize(x1), l2_normalize(x2), transpose_y=True) / temperature
+    return (paddle.matmul(F.softmax(match.transpose([0, 2, 1]), axis=-1), x1),
+            paddle.matmul(F.softmax(match, axis=-1), x2))
+
+
+class _BestMatch(PyLayer):
+    """q_ab = mean_i max_j anchors_ai . keys_bj with its gradient, a few anchors at a time.
+
+    All products together are A*B*N*M numbers (32 images of 196 patches: 157 MB, twice that for the graph). Here at
+    most ``limit`` of them (at least one anchor's) live at once, and only the index of the best j is kept (1 / M of the
+    size). Equal products: the first j has the gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, anchors, keys, limit):
+        a, n, d = anchors.shape
+        b, m, _ = keys.shape
+        flat = keys.reshape([b * m, d])
+        ctx.step = max(1, limit // (n * b * m))
+        values, best = [], []
+        for start in range(0, a, ctx.step):
+            piece = anchors[start:start + ctx.step].reshape([-1, d])
+            product = paddle.matmul(piece, flat, transpose_y=True).reshape([-1, n, b, m])
+            values.append(product.max(axis=-1).mean(axis=1))
+            best.append(product.argmax(axis=-1))
+        ctx.best, ctx.wanted = best, (not anchors.stop_gradient, not keys.stop_gradient)
+        ctx.save_for_backward(anchors, keys)
+        return paddle.concat(values)
+
+    @staticmethod
+    def backward(ctx, grad):
+        anchors, keys = ctx.saved_tensor()
+        a, n, d = anchors.shape
+        b, m, _ = keys.shape
+        flat = keys.reshape([b * m, d])
+        grad_anchors, grad_keys = [], paddle.zeros_like(flat)
+        for start, best in zip(range(0, a, ctx.step), ctx.best):
+            piece = anchors[start:start + ctx.step].reshape([-1, d])
+            chosen = F.one_hot(best, m).astype(grad.dtype)
+            chosen = chosen * (grad[start:start + ctx.step] / n).reshape([-1, 1, b, 1])
+            chosen = chosen.reshape([-1, b * m])
+            grad_anchors.append(paddle.matmul(chosen, flat).reshape([-1, n, d]))
+            grad_keys = grad_keys + paddle.matmul(chosen, piece, transpose_x=True)
+        grads = paddle.concat(grad_anchors), grad_keys.reshape([b, m, d])
+        return tuple(value if wanted else None for value, wanted in zip(grads, ctx.wanted))
+
+
+def patch_similarity(y1, y2, limit=1 << 24):
+    """How well the tokens of image a are found in image b: mean over a's tokens of the best cosine among b's.
+
+    Costs 2*A*B*N*M*D multiply-adds forward and twice that backward (32 x 32 images, 196 tokens of 768: 0.06 TFLOP,
+    under 2 % of the ViT's own work on them), and the memory of ``limit`` numbers whatever the batch.
+
+    Args:
+        y1: anchors' tokens float [A, N, D].
+        y2: keys' tokens float [B, M, D].
+        limit: products held at once (default 64 MB in float32).
+
+    Returns:
+        float [A, B].
+    """
+    return _BestMatch.apply(l2_normalize(y1), l2_normalize(y2), limit)
+
+
+def patch_weights(y1, y2, temperature=0.2, norm="column", limit=1 << 24):
+    """Soft targets w of this rank's anchors against the keys of the global batch.
+
+    Args:
+        y1, y2: tokens float [b, N, D] of this rank's images in the two views.
+        temperature: T_w.
+        norm: ``column`` divides w_ab by p_bb (authors' code), ``row`` by p_aa (paper's text).
+        limit: see ``patch_similarity``.
+
+    Returns:
+        float [b, B], B = images of all ranks; w_aa = 1.
+    """
+    keys = gather(y2)
+    own, every = y1.shape[0], keys.shape[0]
+    p = F.softmax(patch_similarity(y1, keys, limit) / temperature, axis=-1)
+    mine = F.one_hot(paddle.arange(own) + rank() * own, every).astype(p.dtype)
+    diagonal = (p * mine).sum(axis=1)
+    return p / (gather(diagonal) if norm == "column" else diagonal.unsqueeze(1))
+
+
+def weighted_contrast(h1, h2, weights, temperature=0.3):
+    """Cross-entropy of code similarities with weights that need not sum to one (class CL of train.py).
+
+    Args:
+        h1: anchors' codes float [b, K].
+        h2: keys' codes float [B, K].
+        weights: float [b, B].
+        temperature: T_c.
+
+    Returns:
+        scalar, mean over anchors.
+    """
+    logits = paddle.matmul(h1, h2, transpose_y=True) / (h1.shape[1] * temperature)
+    return -(weights * F.log_softmax(logits, axis=-1)).sum(axis=-1).mean()
+
+
+def balance(h1):
+    """mean_k (mean_a h1_ak)^2 - mean(h1^2): each bit is on half of the time, and far from zero.
+
+    With binary h1 the second part is constant in value, but not in (straight-through) gradient. Batch means are
+    over all ranks.
+
+    Args:
+        h1: this rank's codes float [b, K].
+    """
+    return (gather(h1).mean(axis=0) ** 2).mean() - (h1 ** 2).mean()
+
+
+def _linear(inputs, outputs):
+    """Linear layer as the authors initialise it: kaiming uniform over fan-out, N(0, 1) biases."""
+    bound = (6.0 / outputs) ** 0.5
+    return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound),
+                     bias_attr=nn.initializer.Normal(0.0, 1.0))
+
+
+class WCH(HashMethod):
+    """ViT (or any backbone's final map) tokens, one hidden layer, K bits; see the module for the loss.
+
+    Several ranks: each takes its own images as anchors and everybody's second views as keys.
+    """
+
+    name = "wch"
+    paper = "Yu et al., Weighted Contrastive Hashing, ACCV 2022"
+    kind = "unsupervised"
+    bit_lengths = (16, 32, 64)
+    views = 2
+    feature_kind = "tokens"
+    hyperparameters = {
+        "hidden": (1024, "units of the hash head's hidden layer"),
+        "attention_temperature": (1.0, "WCH: softmax temperature of the mutual attention"),
+        "weight_temperature": (0.2, "WCH: softmax temperature of the patch-level weights"),
+        "contrast_temperature": (0.3, "WCH: temperature of the code similarities in the contrastive loss"),
+        "weight_norm": ("column", "WCH: weights are divided by the key's (column) or the anchor's (row) own weight"),
+        "detach_weights": (False, "WCH: keep the gradient out of the patch-level weights"),
+    }
+
+    def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
+                 hidden=1024, attention_temperature=1.0, weight_temperature=0.2, contrast_temperature=0.3,
+                 weight_norm="column", detach_weights=False):
+        super().__init__(backbone, bits, feature_norm, frozen)
+        if weight_norm not in WEIGHT_NORMS:
+            raise InputError(f"weight_norm is {weight_norm!r}; choose one of {', '.join(WEIGHT_NORMS)}")
+        for key, value in (("attention_temperature", attention_temperature),
+                           ("weight_temperature", weight_temperature),
+                           ("contrast_temperature", contrast_temperature)):
+            if value <= 0:
+                raise InputError(f"{key} is {value}; it must be above 0")
+        for parameter in backbone.tail_parameters():  # layers after the tokens: no gradient ever reaches them
+            parameter.stop_gradient = True
+        self.attention_temperature = attention_temperature
+        self.weight_temperature = weight_temperature
+        self.contrast_temperature = contrast_temperature
+        self.weight_norm, self.detach_weights = weight_norm, detach_weights
+        self.fc_norm = nn.LayerNorm(self.feature_dim, epsilon=1e-6)
+        self.fc = _linear(self.feature_dim, hidden)
+        self.hash = _linear(hidden, bits)
+
+    def code(self, features):
+        """Tokens float32 [N, T, D] -> relaxed code float32 [N, bits], from their mean."""
+        return paddle.tanh(self.hash(F.relu(self.fc(self.fc_norm(features.mean(axis=1))))))
+
+    def loss(self, batch):
+        """Terms ``contrast`` and ``balance`` and their sum; see ``HashMethod.loss``."""
+        y1, y2 = mutual_attention(self.view(batch, 0), self.view(batch, 1), self.attention_temperature)
+        if self.detach_weights:
+            weights = patch_weights(y1.detach(), y2.detach(), self.weight_temperature, self.weight_norm)
+        else:
+            weights = patch_weights(y1, y2, self.weight_temperature, self.weight_norm)
+        h1, h2 = sign_ste(self.code(y1)), sign_ste(self.code(y2))
+        terms = {"contrast": weighted_contrast(h1, gather(h2), weights, self.contrast_temperature),
+                 "balance": balance(h1)}
+        return {"total": terms["contrast"] + terms["balance"], **terms}

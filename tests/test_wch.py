@@ -1,0 +1,243 @@
+"""WCH: token operations, loss and gradients against the authors' code, and what must hold for any input."""
+import json
+
+import numpy as np
+import paddle
+import pytest
+
+from models.backbones import Precomputed, build_backbone
+from models.wch import (WCH, balance, mutual_attention, patch_similarity, patch_weights, weighted_contrast)
+from utils.errors import InputError
+
+HEAD = {"fc": "fc", "hash": "b", "fc_norm": "fc_norm"}  # our layer: the authors' name
+
+
+def near(actual, expected, rtol=1e-5, atol=1e-6):
+    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
+
+
+def near_gradient(actual, expected):
+    """To 2e-5 of the largest entry, as golden/README.md recommends."""
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max() + 1e-8)
+
+
+def leaf(array):
+    return paddle.to_tensor(array, stop_gradient=False)
+
+
+def with_golden_head(backbone, z, **hyper):
+    """WCH with the golden head's weights; temperatures from the file's meta."""
+    meta = json.loads(str(z["meta"]))
+    weights = {key: z[f"head_weights/{key}"] for key in
+               [f"{theirs}.{part}" for theirs in HEAD.values() for part in ("weight", "bias")]}
+    hidden, bits = weights["fc.weight"].shape[0], weights["b.weight"].shape[0]
+    method = WCH(backbone, bits, 0, 0, hidden=hidden, attention_temperature=meta["T_cross"],
+                 weight_temperature=meta["T_weighted"], contrast_temperature=meta["T_contrast"], **hyper)
+    for ours, theirs in HEAD.items():
+        layer = getattr(method, ours)
+        layer.weight.set_value(weights[f"{theirs}.weight"].T)
+        layer.bias.set_value(weights[f"{theirs}.bias"])
+    return method
+
+
+def test_mutual_attention(golden):
+    z = golden("wch")
+    y1, y2 = mutual_attention(paddle.to_tensor(z["tok/x1"]), paddle.to_tensor(z["tok/x2"]),
+                              json.loads(str(z["meta"]))["T_cross"])
+    near(y1.numpy(), z["tok/cross1"])
+    near(y2.numpy(), z["tok/cross2"])
+
+
+def test_weights_of_attended_tokens(golden):
+    z = golden("wch")
+    temperature = json.loads(str(z["meta"]))["T_weighted"]
+    own = paddle.to_tensor(z["tok/cross1"].astype("float32")), paddle.to_tensor(z["tok/cross2"].astype("float32"))
+    near(patch_weights(*own, temperature).numpy(), z["tok/weighted"])
+
+
+@pytest.mark.parametrize("limit", [1, 2000, 1 << 24])
+def test_weights_and_their_gradient_in_chunks_of_any_size(golden, limit):
+    z = golden("wch")
+    x1, x2 = leaf(z["tok/x1"]), leaf(z["tok/x2"])
+    out = patch_weights(x1, x2, json.loads(str(z["meta"]))["T_weighted"], limit=limit)
+    near(out.numpy(), z["piece/weighted/out"])
+    (out * paddle.to_tensor(z["piece/weighted/cotangent"].astype("float32"))).sum().backward()
+    near_gradient(x1.grad.numpy(), z["piece/weighted/dx1"])
+    near_gradient(x2.grad.numpy(), z["piece/weighted/dx2"])
+
+
+def test_weighted_contrast_alone(golden):
+    z = golden("wch")
+    h1, h2, weights = (leaf(z[f"piece/cl/{name}"]) for name in ("h1", "h2", "weighted"))
+    temperature = json.loads(str(z["meta"]))["T_contrast"]
+    total = weighted_contrast(h1, h2, weights, temperature) + balance(h1)
+    near(float(total), float(z["piece/cl/loss"]))
+    total.backward()
+    near_gradient(h1.grad.numpy(), z["piece/cl/dh1"])
+    near_gradient(h2.grad.numpy(), z["piece/cl/dh2"])
+    near_gradient(weights.grad.numpy(), z["piece/cl/dweighted"])
+
+
+@pytest.mark.parametrize("detach", [False, True])
+def test_loss_and_gradients_from_tokens(golden, detach):
+    z = golden("wch")
+    method = with_golden_head(Precomputed(z["tok/x1"].shape[2]), z, detach_weights=detach)
+    x1, x2 = leaf(z["tok/x1"]), leaf(z["tok/x2"])
+    terms = method.loss({"feature0": x1, "feature1": x2})
+    near(float(terms["contrast"]), float(z["tok/ce"]))
+    near(float(terms["balance"]), float(z["tok/reg"]))
+    near(float(terms["total"]), float(z["tok/loss"]))
+    terms["total"].backward()
+    prefix = "tok/grad_weight_detached" if detach else "tok/grad_attached"
+    near_gradient(x1.grad.numpy(), z[f"{prefix}/x1"])
+    near_gradient(x2.grad.numpy(), z[f"{prefix}/x2"])
+    for ours, theirs in HEAD.items():
+        layer = getattr(method, ours)
+        weight = f"tok/grad_attached/{theirs}.weight"  # stored once where it does not depend on the switch
+        near_gradient(layer.weight.grad.numpy().T, z[f"{prefix}/{theirs}.weight" if theirs == "fc_norm" else weight])
+        near_gradient(layer.bias.grad.numpy(), z[f"{prefix}/{theirs}.bias"])
+
+
+def test_codes_of_attended_tokens(golden):
+    z = golden("wch")
+    method = with_golden_head(Precomputed(z["tok/x1"].shape[2]), z)
+    for view in "12":
+        code = method.code(paddle.to_tensor(z[f"tok/cross{view}"].astype("float32"))).numpy()
+        near(code, z[f"tok/tanh{view}"])
+        assert (np.where(code >= 0, 1, -1) == z[f"tok/h{view}"]).all()
+
+
+# the whole network ------------------------------------------------------------------------------------------
+def tiny_vit(z, golden_path, size):
+    """The golden ViT through our loader: its sizes are read from the arrays of the file itself."""
+    patch, _, _, dim = z["embedding/kernel"].shape
+    depth = len({key.split("/")[1] for key in z.files if key.startswith("Transformer/encoderblock_")})
+    block = "Transformer/encoderblock_0"
+    heads = z[f"{block}/MultiHeadDotProductAttention_1/query/kernel"].shape[1]
+    mlp = z[f"{block}/MlpBlock_3/Dense_0/kernel"].shape[1] // dim
+    name = f"ViT:patch={patch},dim={dim},depth={depth},heads={heads},mlp={mlp}"
+    return build_backbone(name, weights=golden_path, image_size=size)
+
+
+@pytest.mark.parametrize("case", ["vit32", "vit48"])
+def test_whole_vit_from_the_google_file(golden, case):
+    z = golden("wch")
+    size = z[f"{case}/img1"].shape[-1]
+    method = with_golden_head(tiny_vit(z, z.fid.name, size), z)
+    method.eval()  # as the golden run: no dropout
+    img1, img2 = paddle.to_tensor(z[f"{case}/img1"]), paddle.to_tensor(z[f"{case}/img2"])
+    code = method.encode(img1).numpy()
+    near(code, z[f"{case}/forward_tanh"], atol=2e-5)
+    assert (np.where(code >= 0, 1, -1) == z[f"{case}/forward"]).all()
+
+    y1, y2 = mutual_attention(method.backbone.tokens(img1), method.backbone.tokens(img2), method.attention_temperature)
+    near(patch_weights(y1, y2, method.weight_temperature).numpy(), z[f"{case}/train_weighted"])
+    for tokens, name in ((y1, "train_h1"), (y2, "train_h2")):
+        assert (np.where(method.code(tokens).numpy() >= 0, 1, -1) == z[f"{case}/{name}"]).all()
+    near(float(method.loss({"image0": img1, "image1": img2})["total"]), float(z[f"{case}/train_loss"]))
+
+
+def test_gradients_through_the_whole_vit(golden):
+    z = golden("wch")
+    method = with_golden_head(tiny_vit(z, z.fid.name, z["vit32/img1"].shape[-1]), z)
+    method.eval()
+    method.loss({"image0": paddle.to_tensor(z["vit32/img1"]),
+                 "image1": paddle.to_tensor(z["vit32/img2"])})["total"].backward()
+    net = method.backbone.net
+    query = net.blocks[0].attn.qkv.weight.grad.numpy()[:, :z["embedding/kernel"].shape[3]]
+    ours = {"transformer.embeddings.cls_token": net.cls_token.grad,
+            "transformer.embeddings.position_embeddings": net.pos_embed.grad,
+            "transformer.embeddings.patch_embeddings.bias": net.patch_embed.proj.bias.grad,
+            "transformer.encoder.encoder_norm.weight": net.norm.weight.grad,
+            "transformer.encoder.layer.0.attn.query.weight": query.T,
+            "transformer.encoder.layer.0.attn.out.bias": net.blocks[0].attn.proj.bias.grad,
+            "transformer.encoder.layer.1.ffn.fc1.weight": net.blocks[1].mlp.fc1.weight.grad.numpy().T,
+            "fc_norm.weight": method.fc_norm.weight.grad, "b.bias": method.hash.bias.grad}
+    stored = {key[len("vit32/train_grad/"):] for key in z.files if key.startswith("vit32/train_grad/")}
+    assert stored == set(ours)
+    for name in stored:
+        near_gradient(np.asarray(ours[name]), z[f"vit32/train_grad/{name}"])
+
+
+# beyond the golden file --------------------------------------------------------------------------------------
+def naive_weights(y1, y2, temperature, norm):
+    """The definition, loop by loop, in float64."""
+    y1, y2 = y1.astype("float64"), y2.astype("float64")
+    unit = [y / np.linalg.norm(y, axis=-1, keepdims=True) for y in (y1, y2)]
+    n = len(y1)
+    q = np.array([[(unit[0][a] @ unit[1][b].T).max(1).mean() for b in range(n)] for a in range(n)])
+    p = np.exp(q / temperature)
+    p /= p.sum(1, keepdims=True)
+    return np.array([[p[a, b] / (p[b, b] if norm == "column" else p[a, a]) for b in range(n)] for a in range(n)])
+
+
+@pytest.mark.parametrize("norm", ["column", "row"])
+def test_weight_norms_against_the_definition(norm):
+    rng = np.random.RandomState(3)
+    y1, y2 = (rng.standard_normal((5, 4, 6)).astype("float32") for _ in range(2))
+    near(patch_weights(paddle.to_tensor(y1), paddle.to_tensor(y2), 0.3, norm).numpy(),
+         naive_weights(y1, y2, 0.3, norm))
+
+
+def test_similarity_takes_other_numbers_of_tokens_and_a_constant_side():
+    rng = np.random.RandomState(4)
+    anchors, keys = leaf(rng.standard_normal((3, 5, 6))), paddle.to_tensor(rng.standard_normal((4, 2, 6)))
+    q = patch_similarity(anchors, keys)
+    assert q.shape == [3, 4]
+    q.sum().backward()
+    step = 1e-6 * rng.standard_normal((3, 5, 6))
+    with paddle.no_grad():
+        change = float((patch_similarity(anchors + paddle.to_tensor(step), keys) - q).sum())
+    assert change == pytest.approx((anchors.grad.numpy() * step).sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [np.zeros((1, 4, 8)), np.ones((1, 4, 8)), np.zeros((3, 4, 8)),
+                                    np.ones((3, 4, 8)) * 1e4])
+def test_one_image_or_constant_images_stay_finite(tokens):
+    method = WCH(Precomputed(8), 16, 0, 0, hidden=8)
+    x = leaf(tokens.astype("float32"))
+    terms = method.loss({"feature0": x, "feature1": x + 0})
+    assert all(np.isfinite(float(term)) for term in terms.values())
+    terms["total"].backward()
+    for value in [x] + method.head_parameters():
+        assert value.grad is None or np.isfinite(value.grad.numpy()).all()
+
+
+def test_head_starts_as_the_authors():
+    paddle.seed(0)
+    method = WCH(Precomputed(64), 32, 0, 0)
+    for layer, outputs in ((method.fc, 1024), (method.hash, 32)):
+        bound = (6 / outputs) ** 0.5
+        largest = np.abs(layer.weight.numpy()).max()
+        assert 0.9 * bound < largest <= bound
+    assert method.fc.bias.numpy().std() == pytest.approx(1, abs=0.1)
+
+
+def test_small_networks_give_tokens_and_train():
+    paddle.seed(0)
+    method = WCH(build_backbone("SqueezeNet1_1", pretrained=False, image_size=64), 16, 0, 0, hidden=32)
+    rng = np.random.RandomState(0)
+    batch = {f"image{view}": paddle.to_tensor(rng.standard_normal((2, 3, 64, 64)).astype("float32"))
+             for view in range(2)}
+    method.loss(batch)["total"].backward()
+    trained = [p for group in method.param_groups() for p in group["params"]]
+    assert trained and all(p.grad is not None for p in trained)  # DataParallel wants every one of them
+    method.eval()
+    code = method.encode(batch["image0"])
+    assert code.shape == [2, 16] and np.abs(code.numpy()).max() <= 1
+
+
+def test_layers_behind_the_tokens_do_not_train():
+    backbone = build_backbone("MobileNetV3_small_x0_35", pretrained=False, image_size=64)
+    assert backbone.tail_parameters()
+    method = WCH(backbone, 16, 0, 0, hidden=8)
+    trained = {id(p) for group in method.param_groups() for p in group["params"]}
+    assert not trained & {id(p) for p in backbone.tail_parameters()}
+
+
+@pytest.mark.parametrize("wrong", [{"weight_norm": "both"}, {"weight_temperature": 0.0},
+                                   {"contrast_temperature": -1.0}, {"attention_temperature": 0.0}])
+def test_wrong_settings_are_one_line(wrong):
+    with pytest.raises(InputError) as error:
+        WCH(Precomputed(8), 16, 0, 0, **wrong)
+    assert next(iter(wrong)) in str(error.value) and "\n" not in str(error.value)
