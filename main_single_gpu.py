@@ -76,6 +76,9 @@ def job(recipe, run, source):
         recipe = {**recipe, "backbone": f"precomputed:{protocol.train.features.shape[1]}", "freeze_backbone": True}
     if recipe["feature_norm"] != "none" and not recipe["freeze_backbone"]:
         raise InputError("feature_norm is fitted once, on a frozen backbone; add --freeze-backbone or set it to none")
+    if recipe["cached_views"] and not (recipe["freeze_backbone"] and recipe["cached_views"] >= method_class.views):
+        raise InputError(f"cached_views needs --freeze-backbone and at least the {method_class.views} views of "
+                         f"{recipe['method']}; change it or set it to 0")
     if recipe["topK"] is None:
         recipe = {**recipe, "topK": protocol.topk}
 
@@ -84,6 +87,7 @@ def job(recipe, run, source):
     with paddle.utils.unique_name.guard():  # optimizer state is stored under parameter names
         method = build_method({**recipe, **({"backbone_weights": None, "pretrained_backbone": False} if checkpoint else {})},
                               **data)
+        recipe = {**recipe, "backbone": method.backbone.name}  # the name that builds this very network again
         if run["pretrained"]:
             load_weights(method, run["pretrained"])
 

@@ -67,6 +67,8 @@ RECIPE = {
     "feature_norm": ("none", _choice("none", "standardize", "log1p_standardize"),
                      "fixed normalisation of frozen backbone features, fitted on the training split"),
     "cache_features": (True, _bool, "frozen backbone: compute features of un-augmented splits once"),
+    "cached_views": (0, _whole(0), "frozen backbone: draw this many augmented views of each training image once and let the "
+                     "epochs choose among their features; 0 = augment anew in every epoch"),
     "resize_size": (256, _whole(8), "shorter side before the crop, pixels"),
     "crop_size": (224, _whole(8), "input size of the network, pixels"),
     "augment": ("crop_flip", _choice("none", "crop_flip", "simclr"), "training augmentation"),
@@ -226,6 +228,8 @@ def parse(argv, methods, recipe_dir="configs", base=None):
         settings, source = base(checkpoint), checkpoint
         allowed = MAY_CHANGE_ON_RESUME if run["resume"] else tuple(
             key for key in RECIPE if key not in ("method", "bit", "backbone", "feature_norm"))
+        if str(given.get("backbone")).lower() == settings["backbone"].split(":")[0].lower():
+            del given["backbone"]  # the checkpoint has its full name, for example SqueezeNet1_1:torchvision
         for key in given:
             if key not in allowed and given[key] != settings.get(key):
                 raise InputError(f"{checkpoint} was made with {key} = {settings.get(key)}, not {given[key]}; "

@@ -30,18 +30,19 @@ def _pieces(positions, size):
 
 
 @paddle.no_grad()
-def split_features(method, split, recipe, run):
-    """Raw backbone features of a split, float32 [N, ...], un-augmented; every rank gets all of them.
+def split_features(method, split, recipe, run, views=0):
+    """Raw backbone features of a split on every rank: float32 [N, ...], or [N, views, ...] of augmented views.
 
-    With ``run["feature_cache"]`` they are kept in a file named by a hash of backbone weights,
-    preprocessing and split, so that another run (another code length, say) reads them.
+    With ``run["feature_cache"]`` they are kept in a file named by a hash of backbone weights, preprocessing,
+    augmentation and split, so that another run (another code length, say) reads them.
     """
     if split.features is not None:
         return np.asarray(split.features, dtype="float32")
     spec = preprocess_spec(recipe)
+    drawn = [recipe["augment"], views, recipe["seed"]] if views else []
     path = None
     if run["feature_cache"]:
-        digest = hashlib.sha256(repr([spec, split.sha256(), method.feature_kind, recipe["backbone"]]).encode())
+        digest = hashlib.sha256(repr([spec, split.sha256(), method.feature_kind, recipe["backbone"], drawn]).encode())
         for key, value in sorted(method.backbone.state_dict().items()):
             digest.update(key.encode() + value.numpy().tobytes())
         path = os.path.join(run["feature_cache"], f"{digest.hexdigest()[:20]}.npy")
@@ -50,15 +51,18 @@ def split_features(method, split, recipe, run):
     training = method.training
     method.eval()
     batches = _pieces(shard(len(split)), recipe["eval_batch_size"])
-    loaded = load_batches(Items(split, spec), batches, run["num_workers"])
-    own = [method.backbone_features(batch["image0"]).numpy()
-           for batch in bar(loaded, len(batches), f"features {split.name}")]
+    items = Items(split, spec, views, recipe["augment"], recipe["seed"])
+    own = []
+    for batch in bar(load_batches(items, batches, run["num_workers"]), len(batches), f"features {split.name}"):
+        parts = [method.backbone_features(batch[f"image{view}"]).numpy() for view in range(max(views, 1))]
+        own.append(np.stack(parts, 1) if views else parts[0])
     if training:
         method.train()
     features = np.concatenate([part for rank_parts in gather_objects(own) for part in rank_parts])
     if path and is_main():
         with atomic_path(path) as temporary:
             np.save(temporary, features)
+    barrier()
     return features
 
 

@@ -108,11 +108,21 @@ class _Batches(paddle.io.BatchSampler):
         return len(self.batches)
 
 
-def cached_batches(split, features, batches):
-    """As ``load_batches``, from backbone features float32 [N, ...] computed before."""
+def cached_batches(split, features, batches, views=0, seed=0, epoch=0):
+    """As ``load_batches``, from backbone features computed before.
+
+    Args:
+        features: float32 [N, ...], or [N, V, ...] where ``views`` of V augmented views are to be drawn per item.
+        views: 0 = ``features`` has no axis of views.
+    """
     for positions in batches:
-        batch = {"index": paddle.to_tensor(positions.astype("int64")),
-                 "feature0": paddle.to_tensor(np.ascontiguousarray(features[positions]))}
+        batch = {"index": paddle.to_tensor(positions.astype("int64"))}
+        if views:
+            drawn = np.stack([np.random.default_rng([seed, epoch, i]).permutation(features.shape[1])[:views]
+                              for i in positions])
+        for view in range(max(views, 1)):
+            rows = features[positions, drawn[:, view]] if views else features[positions]
+            batch[f"feature{view}"] = paddle.to_tensor(np.ascontiguousarray(rows))
         if split.labels is not None:
             batch["label"] = paddle.to_tensor(split.labels[positions].astype("float32"))
         if split.text_features is not None:

@@ -68,14 +68,7 @@ def fit(method, train, evaluator, recipe, run, log, extra=None):
             raise InputError(f"{run['resume']} has finished {state['epoch']} epochs; raise --epoch to go on")
     parallel = paddle.DataParallel(method) if world_size() > 1 else method
 
-    frozen_features = None
-    needs_fit = recipe["feature_norm"] != "none" and not run["resume"]
-    reuse = recipe["augment"] == "none" and recipe["cache_features"]
-    if train.features is not None or method.frozen and (reuse or needs_fit):
-        frozen_features = split_features(method, train, recipe, run)
-    if needs_fit:
-        method.norm.fit(frozen_features)
-    cached = frozen_features is not None and (reuse or train.features is not None)
+    features, views = training_features(method, train, recipe, run)
     items = Items(train, preprocess_spec(recipe), method.views, recipe["augment"], recipe["seed"])
 
     report = None
@@ -88,8 +81,10 @@ def fit(method, train, evaluator, recipe, run, log, extra=None):
         method.start_epoch(epoch)
         optimizer.set_lr(learning_rate(recipe, epoch))
         order = epoch_order(len(train), recipe["batch_size"], recipe["seed"], epoch, recipe["drop_last"])
-        batches = cached_batches(train, frozen_features, order) if cached else \
-            load_batches(items, order, run["num_workers"])
+        if features is not None:
+            batches = cached_batches(train, features, order, views, recipe["seed"], epoch)
+        else:
+            batches = load_batches(items, order, run["num_workers"])
         mean_loss = train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, log)
         images += sum(map(len, order)) * world_size()
         state["seconds"] += time.time() - started
@@ -110,6 +105,28 @@ def fit(method, train, evaluator, recipe, run, log, extra=None):
         save(os.path.join(run["output_dir"], "latest.safetensors"), method, optimizer, recipe, state, extra)
     state["images_per_second"] = images / max(state["seconds"], 1e-9)
     return report, state
+
+
+def training_features(method, train, recipe, run):
+    """Fit the feature normalisation and compute once what need not be computed in every epoch.
+
+    Returns:
+        (features, views): float32 [N, ...] with views 0 (un-augmented, or given with the data), or [N, cached_views,
+        ...] with the number of views a step draws; (None, 0) where the backbone runs in every step.
+    """
+    given = train.features is not None
+    if not given and not method.frozen:
+        return None, 0
+    once = given or recipe["augment"] == "none" and recipe["cache_features"]
+    fit_norm = recipe["feature_norm"] != "none" and not run["resume"]
+    plain = split_features(method, train, recipe, run) if once or fit_norm else None
+    if fit_norm:
+        method.norm.fit(plain)
+    if once:
+        return plain, 0
+    if recipe["cached_views"]:
+        return split_features(method, train, recipe, run, recipe["cached_views"]), method.views
+    return None, 0
 
 
 def train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, log):

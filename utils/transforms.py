@@ -1,0 +1,329 @@
+"""From an image file to a network's input; the same code for training, evaluation and deployment.
+
+Decoding. The result is always 8-bit RGB. JPEG goes through OpenCV, everything else (and CMYK JPEG) through Pillow.
+The EXIF orientation is applied, so a phone's portrait picture stands upright in training and in queries alike. Grey
+becomes three equal channels, an alpha channel is dropped, 16 bits keep their upper 8, an animation gives its
+first frame. A file that is empty, no image, cut short or larger than ``MAX_PIXELS`` raises ImageError. libjpeg fills
+the missing part of a cut JPEG with grey and only warns, so we look for the end-of-image marker behind the scan data.
+
+Resizing. cv2.INTER_AREA when shrinking (every source pixel counts, no aliasing), cv2.INTER_LINEAR when enlarging.
+
+Randomness. Only from the numpy Generator that is passed in; ``item_rng`` makes one from (seed, epoch, index, view),
+so an item is the same whichever worker or rank prepares it, and in whatever order.
+
+OpenCV's own threads are switched off here: loader workers already use every core, and a thread pool does not
+survive a fork.
+"""
+import functools
+import io
+import os
+import warnings
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from utils.errors import InputError
+
+cv2.setNumThreads(0)
+
+AUGMENTS = ("none", "crop_flip", "simclr")
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# A decoded picture above this many pixels (268 MB of RGB) is refused before it is decoded. Same as Pillow's limit.
+MAX_PIXELS = 89_478_485
+# Readers that start other programs (EPS) or are rarely tested stay out.
+PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# Pillow warns where we refuse.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class ImageError(InputError):
+    """A file that cannot be used as an image; the message names the file and the reason."""
+
+
+# decoding ----------------------------------------------------------------------------------------
+def decode(source, name=None):
+    """Image file or its bytes -> uint8 [H, W, 3], RGB, upright.
+
+    Args:
+        source: path, or the encoded file as bytes.
+        name: what error messages call it; the path by default.
+
+    Raises:
+        ImageError: missing, empty, no image, cut short, or more than ``MAX_PIXELS`` pixels.
+    """
+    data, name = _read(source, name)
+    if data[:2] == b"\xff\xd8":
+        _, _, components = _jpeg_header(data, name)
+        image = None  # OpenCV has no CMYK
+        if components != 4:
+            image = _decode_cv2(data)
+        if image is not None:
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    return _decode_pillow(data, name)
+
+
+def image_size(source, name=None):
+    """(width, height) as stored, from the header alone. JPEG files are also tested for their end marker.
+
+    Raises:
+        ImageError: as ``decode``, as far as it can be told without decoding.
+    """
+    data, name = _read(source, name)
+    if data[:2] == b"\xff\xd8":
+        return _jpeg_header(data, name)[:2]
+    return _open_pillow(data, name).size
+
+
+def _decode_cv2(data):
+    """uint8 [H, W, 3] BGR, upright; None where OpenCV cannot."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+
+
+def _read(source, name):
+    """Path or bytes -> (bytes, name for messages)."""
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data, name = bytes(source), name or "image data"
+    else:
+        name = name or os.fspath(source)
+        try:
+            with open(source, "rb") as file:
+                data = file.read()
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if not data:
+        raise ImageError(f"{name}: the file is empty")
+    return data, name
+
+
+def _jpeg_header(data, name):
+    """(width, height, components) of JPEG bytes; ITU T.81 annex B gives the layout of the segments.
+
+    Raises:
+        ImageError: no frame header, too many pixels, or no end-of-image marker behind the first scan.
+    """
+    size, at = None, 2
+    while at + 4 <= len(data):
+        if data[at] != 0xFF:
+            raise ImageError(f"{name}: broken JPEG header")
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+            at += 2
+            continue
+        length = int.from_bytes(data[at + 2:at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 10 <= len(data):
+            size = (int.from_bytes(data[at + 7:at + 9], "big"), int.from_bytes(data[at + 5:at + 7], "big"),
+                    data[at + 9])
+        at += 2 + length
+        if marker == 0xDA:
+            break
+    else:
+        raise ImageError(f"{name}: truncated JPEG (it ends inside the header)")
+    if size is None or not size[0] or not size[1]:
+        raise ImageError(f"{name}: JPEG without a picture size")
+    _check_pixels(size[0], size[1], name)
+    # inside scan data 0xFF is always followed by 0x00 or a restart marker, so this is the real end
+    if data.find(b"\xff\xd9", at) < 0:
+        raise ImageError(f"{name}: truncated JPEG (no end-of-image marker)")
+    return size
+
+
+def _check_pixels(width, height, name):
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"{name}: {width} x {height} pixels are more than the limit of {MAX_PIXELS}")
+
+
+def _open_pillow(data, name):
+    """Pillow image, header read, pixels not yet."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image (of a format known here)") from error
+    except Exception as error:  # Pillow's readers raise nearly any type on hostile files
+        raise ImageError(f"{name}: not an image that can be read ({_reason(error)})") from error
+    _check_pixels(image.width, image.height, name)
+    return image
+
+
+def _decode_pillow(data, name):
+    image = _open_pillow(data, name)
+    try:
+        image.load()
+        if image.mode.startswith("I"):
+            grey = np.asarray(image)
+            wide = image.mode != "I" or grey.max(initial=0) > 255
+            image = Image.fromarray(np.clip(grey >> 8 if wide else grey, 0, 255).astype(np.uint8))
+        elif image.mode == "F":
+            raise ValueError("floating-point pixels")
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:
+        raise ImageError(f"{name}: broken or truncated image ({_reason(error)})") from error
+
+
+def _reason(error):
+    """One short line of an exception."""
+    return " ".join(str(error).split())[:100] or type(error).__name__
+
+
+# preprocessing -----------------------------------------------------------------------------------
+def preprocess_spec(resize_size=256, crop_size=224, mean=IMAGENET_MEAN, std=IMAGENET_STD):
+    """The plain dict that travels with a model: how an image becomes its input.
+
+    Raises:
+        InputError: sizes below 1, or a crop larger than the resized image.
+    """
+    if not 1 <= crop_size <= resize_size:
+        raise InputError(f"crop_size {crop_size} must be between 1 and resize_size {resize_size}")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise InputError(f"mean {list(mean)} and std {list(std)} must be 3 numbers each, std above 0")
+    return {"resize_size": int(resize_size), "crop_size": int(crop_size),
+            "mean": [float(v) for v in mean], "std": [float(v) for v in std]}
+
+
+def preprocess(image, spec):
+    """Evaluation path: shorter side to ``resize_size``, centre crop, normalise.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        spec: dict of ``preprocess_spec``.
+
+    Returns:
+        float32 [3, crop, crop].
+    """
+    crop = spec["crop_size"]
+    image = resize_short(image, spec["resize_size"])
+    top, left = (image.shape[0] - crop) // 2, (image.shape[1] - crop) // 2
+    return normalise(image[top:top + crop, left:left + crop], spec)
+
+
+def augment(image, spec, kind, rng):
+    """Training path.
+
+    Args:
+        image: uint8 [H, W, 3] RGB.
+        spec: dict of ``preprocess_spec``.
+        kind: ``none`` (as ``preprocess``); ``crop_flip``: shorter side to ``resize_size``, random crop, flip with
+            p 0.5; ``simclr``: random resized crop (area 0.2 to 1, aspect 3/4 to 4/3), colour jitter .4 .4 .4 .1 with
+            p 0.8, grey with p 0.2, Gaussian blur (sigma 0.1 to 2) with p 0.5, flip with p 0.5 (methods.md, WCH).
+        rng: numpy Generator, the only source of randomness.
+
+    Returns:
+        float32 [3, crop, crop].
+
+    Raises:
+        InputError: unknown kind.
+    """
+    if kind == "none":
+        return preprocess(image, spec)
+    crop = spec["crop_size"]
+    if kind == "crop_flip":
+        image = resize_short(image, spec["resize_size"])
+        top = int(rng.integers(image.shape[0] - crop + 1))
+        left = int(rng.integers(image.shape[1] - crop + 1))
+        image = image[top:top + crop, left:left + crop]
+    elif kind == "simclr":
+        top, left, height, width = _random_box(image.shape[0], image.shape[1], rng)
+        image = resize(image[top:top + height, left:left + width], crop, crop)
+        if rng.random() < 0.8:
+            image = _colour_jitter(image, rng)
+        if rng.random() < 0.2:
+            image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        if rng.random() < 0.5:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
+    else:
+        raise InputError(f"unknown augmentation '{kind}', choose one of: {', '.join(AUGMENTS)}")
+    if rng.random() < 0.5:
+        image = cv2.flip(image, 1)
+    return normalise(image, spec)
+
+
+def item_rng(seed, epoch, index, view=0):
+    """The Generator of one view of one item in one epoch; the same on every worker and rank."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, epoch, index, view))))
+
+
+def resize(image, width, height):
+    """uint8 [H, W, 3] -> uint8 [height, width, 3]; antialiased when shrinking."""
+    if image.shape[0] == height and image.shape[1] == width:
+        return image
+    shrink = width * height < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
+
+
+def resize_short(image, size):
+    """uint8 [H, W, 3] -> the shorter side has ``size`` pixels, the longer side keeps the aspect (rounded down).
+
+    Raises:
+        ImageError: a strip so long that the result would pass ``MAX_PIXELS``.
+    """
+    height, width = image.shape[:2]
+    short = min(height, width)
+    _check_pixels(width * size // short, height * size // short, f"an image of {width} x {height}, resized")
+    return resize(image, width * size // short, height * size // short)
+
+
+def normalise(image, spec):
+    """uint8 [H, W, 3] -> float32 [3, H, W], (x / 255 - mean) / std.
+
+    One table look-up per value: 256 possible inputs a channel, so the result is exact and the same everywhere.
+    """
+    tables = _tables(tuple(spec["mean"]), tuple(spec["std"]))
+    result = np.empty((3,) + image.shape[:2], np.float32)
+    for channel in range(3):
+        cv2.LUT(cv2.extractChannel(image, channel), tables[channel], dst=result[channel])
+    return result
+
+
+@functools.lru_cache(maxsize=8)
+def _tables(mean, std):
+    """float32 [3, 1, 256]: the normalised value of each byte."""
+    values = np.arange(256) / 255
+    return ((values - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)[:, None]
+
+
+# random pieces -----------------------------------------------------------------------------------
+def _random_box(height, width, rng):
+    """(top, left, height, width) with 0.2 to 1 of the area and aspect 3/4 to 4/3; 10 tries, then the centre."""
+    for _ in range(10):
+        area = height * width * rng.uniform(0.2, 1.0)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = int(round((area * aspect) ** 0.5)), int(round((area / aspect) ** 0.5))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
+    w, h = min(width, max(1, height * 4 // 3)), min(height, max(1, width * 4 // 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _colour_jitter(image, rng):
+    """Brightness, contrast and saturation by factors in 0.6..1.4, hue by +-0.1 of the circle, in random order."""
+    factors = rng.uniform(0.6, 1.4, 3)
+    turn = rng.uniform(-0.1, 0.1)
+    for step in rng.permutation(4):
+        if step == 0:
+            image = _scale(image, factors[0], 0.0)
+        elif step == 1:
+            mean = np.rint(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0])
+            image = _scale(image, factors[1], mean * (1 - factors[1]))
+        elif step == 2:
+            # blend with the grey value: f * I + (1 - f) * [luma; luma; luma]
+            matrix = factors[2] * np.eye(3) + (1 - factors[2]) * np.array([0.299, 0.587, 0.114])
+            image = cv2.transform(image, matrix)
+        else:
+            hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
+            hsv[..., 0] += np.uint8(int(np.rint(turn * 256)) % 256)  # wraps round the colour circle
+            image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)
+    return image
+
+
+def _scale(image, factor, offset):
+    """clip(image * factor + offset) by a table of 256 values."""
+    table = np.clip(np.rint(np.arange(256) * factor + offset), 0, 255).astype(np.uint8)
+    return cv2.LUT(image, table)
