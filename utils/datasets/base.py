@@ -1,0 +1,176 @@
+"""What a data set is here: three splits of images (or features), labels and texts, and a name for the whole."""
+import dataclasses
+import hashlib
+import os
+from typing import Any, List, Optional
+
+import numpy as np
+
+from utils import transforms
+from utils.errors import InputError
+
+
+class FileImages:
+    """Image files below a root; ``read(i)`` decodes one. Holds names only, so it is cheap to pickle or fork."""
+
+    def __init__(self, root, paths):
+        self.root, self.paths = root, paths
+
+    def __len__(self):
+        return len(self.paths)
+
+    def path(self, i):
+        """File name of item i."""
+        return os.path.join(self.root, self.paths[i])
+
+    def read(self, i):
+        """uint8 [H, W, 3] RGB. Raises transforms.ImageError."""
+        return transforms.decode(self.path(i))
+
+    def size(self, i):
+        """(width, height) from the header. Raises transforms.ImageError."""
+        return transforms.image_size(self.path(i))
+
+    def select(self, positions):
+        return FileImages(self.root, [self.paths[i] for i in positions])
+
+
+class ArrayImages:
+    """Images in one array [N, H, W, 3] uint8; splits share the array and hold row numbers."""
+
+    def __init__(self, array, rows=None):
+        self.array = array
+        self.rows = np.arange(len(array)) if rows is None else rows
+
+    def __len__(self):
+        return len(self.rows)
+
+    def read(self, i):
+        """uint8 [H, W, 3] RGB, contiguous."""
+        return np.ascontiguousarray(self.array[self.rows[i]])
+
+    def size(self, i):
+        """(width, height)."""
+        return self.array.shape[2], self.array.shape[1]
+
+    def select(self, positions):
+        return ArrayImages(self.array, self.rows[np.asarray(positions, np.int64)])
+
+
+@dataclasses.dataclass
+class Split:
+    """Items in a fixed order.
+
+    name: ``train``, ``query`` or ``database``.
+    ids: one string an item, the same item has the same id in every split.
+    labels: uint8 [N, C] of 0/1, None where there are none.
+    images: object with ``len``, ``read(i)`` -> uint8 [H, W, 3] RGB, ``size(i)``, ``select(positions)``; or None.
+    features: float32 [N, D] in place of pictures, or None.
+    texts: one string an item, or None; text_features: float32 [N, T], or None.
+    list_file, lines: where each item was read from, for messages; or None.
+    """
+
+    name: str
+    ids: List[str]
+    labels: Optional[np.ndarray] = None
+    images: Any = None
+    features: Optional[np.ndarray] = None
+    texts: Optional[List[str]] = None
+    text_features: Optional[np.ndarray] = None
+    list_file: Optional[str] = None
+    lines: Optional[np.ndarray] = None
+
+    def __len__(self):
+        return len(self.ids)
+
+    def select(self, positions, name=None):
+        """The items at ``positions`` (integers), in that order."""
+        positions = np.asarray(positions, np.int64)
+        rows = [None if column is None else column[positions]
+                for column in (self.labels, self.features, self.text_features, self.lines)]
+        return Split(name=name or self.name, ids=[self.ids[i] for i in positions], labels=rows[0],
+                     images=None if self.images is None else self.images.select(positions), features=rows[1],
+                     texts=None if self.texts is None else [self.texts[i] for i in positions],
+                     text_features=rows[2], list_file=self.list_file, lines=rows[3])
+
+    def where(self, i):
+        """``file:line`` of item i, or its split and id."""
+        return f"{self.name} item {self.ids[i]}" if self.lines is None else f"{self.list_file}:{self.lines[i]}"
+
+    def sha256(self):
+        """64 hex digits over ids and labels in their order."""
+        digest = hashlib.sha256("\n".join(self.ids).encode("utf-8", "surrogateescape"))
+        if self.labels is not None:
+            digest.update(f"\n{self.labels.shape}".encode() + np.ascontiguousarray(self.labels, np.uint8).tobytes())
+        return digest.hexdigest()
+
+
+@dataclasses.dataclass
+class Protocol:
+    """Three splits and how they are ranked.
+
+    topk: length of the ranking that mAP looks at, 0 = all. seed: what the split was drawn from.
+    """
+
+    name: str
+    train: Split
+    query: Split
+    database: Split
+    classes: List[str]
+    topk: int = 0
+    seed: int = 0
+
+    @property
+    def splits(self):
+        """The three splits: train, query, database."""
+        return self.train, self.query, self.database
+
+    def record(self):
+        """Plain values that say exactly which data this is."""
+        return {"name": self.name, "seed": self.seed, "topk": self.topk, "classes": len(self.classes),
+                "counts": {split.name: len(split) for split in self.splits},
+                "sha256": {split.name: split.sha256() for split in self.splits}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """One line of the protocol table.
+
+    load: callable(root, seed, list_dir, sizes, on_fault) -> Protocol; on_fault is None (raise) or takes a message.
+    make: callable(root, seed, list_dir, sizes) -> None, prints what it made; None where there is nothing to make.
+    counts: (query, train, database) of the literature, or None.
+    inside: every train item is in the database. sizes: names of the size flags that load or make take.
+    seed: the seed when none is given. source: licence and where a person obtains the images.
+    """
+
+    name: str
+    load: Any
+    make: Any = None
+    counts: Optional[tuple] = None
+    topk: int = 0
+    classes: int = 0
+    inside: bool = True
+    sizes: tuple = ()
+    seed: int = 0
+    source: str = ""
+
+
+def need_folder(root, what):
+    """``root`` as a string, if it is a folder.
+
+    Raises:
+        InputError: it is not; ``what`` says what should be there.
+    """
+    if root is None:
+        raise InputError(f"no data folder given; pass one with --data-path that holds {what}")
+    if not os.path.isdir(root):
+        raise InputError(f"the data folder {root} does not exist; it should hold {what}")
+    return os.fspath(root)
+
+
+def need_items(split):
+    """The split, if it has items; raises InputError otherwise."""
+    if not len(split):
+        place = f" ({split.list_file})" if split.list_file else ""
+        raise InputError(f"the {split.name} split{place} is empty")
+    return split
