@@ -6,13 +6,13 @@ A protocol is one Spec (base.py) in ``SPECS`` of a module here; a new data set i
 import difflib
 import os
 
-from utils.datasets import lists, shapes
+from utils.datasets import cifar10, coco, lists, shapes
 from utils.datasets.base import ArrayImages, FileImages, Protocol, Spec, Split, need_items
 from utils.errors import InputError
 
 __all__ = ["ArrayImages", "FileImages", "PROTOCOLS", "Protocol", "Spec", "Split", "find_spec", "load_protocol"]
 
-_MODULES = (shapes,)
+_MODULES = (shapes, cifar10, coco)
 PROTOCOLS = {spec.name: spec for module in _MODULES for spec in module.SPECS}
 
 

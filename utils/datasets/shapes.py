@@ -23,6 +23,7 @@ from utils.errors import InputError
 
 VERSION = 1  # part of the folder name: raise it whenever a pixel or a word of the set changes
 SIZE = 128
+FAVOURITE = 75  # percent of the objects that wear the favourite colour of their kind
 SIZES = {"query": 200, "train": 1000, "database": 2000}
 DEFAULT_ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "data", "shapes")
 
@@ -124,7 +125,7 @@ def draw_image(seed, group, number):
 def _background(ground, draw):
     """int32 [128, 128, 3] in muted colours."""
     grey = draw.between(60, 190)
-    first = np.array([grey + draw.between(-30, 30) for _ in range(3)], np.int32)
+    first = np.array([grey + draw.between(-14, 14) for _ in range(3)], np.int32)
     second = first + draw.pick((-1, 1)) * draw.between(20, 50)
     if ground == "plain":
         mix = np.zeros((SIZE, SIZE), np.int32)
@@ -156,13 +157,13 @@ def _line(canvas, draw):
     """A stray stroke across the picture, in place."""
     k, wide = draw.below(64), draw.between(1, 2)
     distance = (_X - draw.below(SIZE)) * _sine(k) + (_Y - draw.below(SIZE)) * _sine(k + 16)
-    canvas[abs(distance) < wide * 4096] = [draw.between(30, 220) for _ in range(3)]
+    canvas[abs(distance) < wide * 4096] = draw.between(30, 220)
 
 
 def _free_place(placed, draw):
     """(x, y, radius) that hides none of ``placed`` by much, or None."""
     for _ in range(8):
-        radius = draw.between(17, 36)
+        radius = draw.between(20, 42)
         x, y = draw.between(radius - 6, SIZE - radius + 6), draw.between(radius - 6, SIZE - radius + 6)
         if all(100 * ((x - a) ** 2 + (y - b) ** 2) > 81 * (radius + r) ** 2 for a, b, r in placed):
             return x, y, radius
@@ -173,7 +174,7 @@ def _object(canvas, place, draw):
     """Draw one object in place; returns (kind, colour, texture)."""
     x, y, radius = place
     kind = draw.pick(CLASSES)
-    colour = KINDS[kind][1] if draw.below(100) < 45 else draw.pick(tuple(COLOURS))
+    colour = KINDS[kind][1] if draw.below(100) < FAVOURITE else draw.pick(tuple(COLOURS))
     texture = draw.pick(TEXTURES)
     k = draw.between(-6, 6)  # turned by up to 34 degrees
     reach = radius * 3 // 2
@@ -323,25 +324,30 @@ def read_texts(path):
     return texts
 
 
+def all_sizes(sizes):
+    """SIZES, changed by the given ``num_query``, ``num_train``, ``num_database``."""
+    return {key: sizes.get(f"num_{key}", value) for key, value in SIZES.items()}
+
+
 def locate(root, seed, sizes):
     """Folder of the set: ``root`` itself if it holds one, else the sub-folder by sizes and seed."""
     root = os.path.normpath(root or DEFAULT_ROOT)
     if os.path.isfile(os.path.join(root, "texts.jsonl")):
         return root
-    return os.path.join(root, folder_name({**SIZES, **sizes}, seed))
+    return os.path.join(root, folder_name(all_sizes(sizes), seed))
 
 
 def make(root, seed, list_dir, sizes):
     """Generate the set below ``root`` (data/shapes by default)."""
     folder = locate(root, seed, sizes)
-    generate(folder, {**SIZES, **sizes}, seed)
+    generate(folder, all_sizes(sizes), seed)
     print(f"shapes: {folder}")
 
 
 def load(root, seed, list_dir, sizes, on_fault):
     """Protocol of the set, generated on first use."""
     folder = locate(root, seed, sizes)
-    generate(folder, {**SIZES, **sizes}, seed)
+    generate(folder, all_sizes(sizes), seed)
     protocol = lists.load_lists("shapes", folder, list_dir or folder, seed, on_fault=on_fault)
     texts = read_texts(os.path.join(folder, "texts.jsonl"))
     for split in protocol.splits:
@@ -353,5 +359,5 @@ def load(root, seed, list_dir, sizes, on_fault):
 
 
 SPECS = (Spec(name="shapes", load=load, make=make, counts=(SIZES["query"], SIZES["train"], SIZES["database"]),
-              topk=0, classes=len(CLASSES), sizes=("query", "train", "database"),
+              topk=0, classes=len(CLASSES), sizes=("num_query", "num_train", "num_database"),
               source="embedded: drawn by this project, generated on first use"),)

@@ -1,0 +1,71 @@
+"""python -m utils.datasets list | make NAME | check NAME"""
+import argparse
+import sys
+
+from utils.datasets import PROTOCOLS, check_sizes, find_spec
+from utils.datasets.check import check, report
+from utils.errors import InputError, run_main
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(f"{message}; see python -m utils.datasets --help")
+
+
+def main(argv):
+    """Parse and run one command."""
+    options = _parse(argv)
+    if options.command == "list":
+        print("\n".join(table()))
+        return
+    spec = find_spec(options.name)
+    sizes = check_sizes(spec, {size: getattr(options, size) for size in _size_names()})
+    seed = spec.seed if options.seed is None else options.seed
+    if options.command == "make":
+        if spec.make is None:
+            raise InputError(f"{spec.name} needs no lists; look at it with: python -m utils.datasets check {spec.name}")
+        extra = {"any_count": True} if options.any_count else {}
+        spec.make(options.root, seed, options.list_dir, sizes, **extra)
+        return
+    protocol, faults = check(spec, options.root, seed, options.list_dir, sizes, options.fast, options.workers)
+    print("\n".join(report(protocol, faults, options.fast)))
+    if faults:
+        sys.exit(1)
+
+
+def table():
+    """Lines of the protocol table."""
+    lines = [f"{'name':<11}{'query':>7}{'train':>7}{'database':>9}{'classes':>8}{'mAP@':>6}  {'train in database':<18}source"]
+    for spec in PROTOCOLS.values():
+        query, train, database = spec.counts
+        lines.append(f"{spec.name:<11}{query:>7}{train:>7}{database:>9}{spec.classes:>8}{spec.topk or 'all':>6}  "
+                     f"{'yes' if spec.inside else 'no':<18}{spec.source}")
+    lines.append("or a folder with train.txt, query.txt (or test.txt) and database.txt: image lists, path l1 l2 ... lC")
+    return lines
+
+
+def _size_names():
+    return sorted({size for spec in PROTOCOLS.values() for size in spec.sizes})
+
+
+def _parse(argv):
+    parser = _Parser(prog="python -m utils.datasets", description="Show, prepare and examine data sets.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list | make | check")
+    commands.add_parser("list", help="table of the protocols")
+    make = commands.add_parser("make", help="write what a protocol needs beside the images")
+    make.add_argument("--any-count", action="store_true", help="coco: accept annotations other than the official ones")
+    examine = commands.add_parser("check", help="name every fault; exit status 1 if there is one")
+    examine.add_argument("--fast", action="store_true", help="read the headers of the images only")
+    examine.add_argument("--workers", type=int, help="threads that read images (default: cores)")
+    for command in (make, examine):
+        command.add_argument("name", help=f"{', '.join(PROTOCOLS)}, or a folder with image lists")
+        command.add_argument("--root", "--data-path", help="folder (CIFAR-10: or archive) with the data")
+        command.add_argument("--list-dir", help="folder of the list files")
+        command.add_argument("--seed", type=int, help="seed of the split")
+        for size in _size_names():
+            command.add_argument(f"--{size.replace('_', '-')}", type=int, metavar="N", help="another split size")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run_main(main)

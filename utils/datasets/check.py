@@ -1,0 +1,125 @@
+"""What is wrong with a data set on this disk; every fault is named.
+
+Looked at: bad list lines, the counts of the literature, items without any label, items twice in a split, items both in query
+and database (or query and training set), training items missing from the database where the protocol puts them there,
+images that are missing, empty, no images or cut short.
+"""
+import collections
+import concurrent.futures
+import os
+
+import numpy as np
+
+from utils.datasets import load_spec
+from utils.datasets.base import Split
+from utils.transforms import ImageError
+
+SHOWN = 20  # faults of one sort that are printed in full
+
+
+def check(spec, root=None, seed=None, list_dir=None, sizes=None, fast=False, workers=None):
+    """All faults of a data set.
+
+    Args:
+        spec: base.Spec; the other data arguments as in ``load_protocol``.
+        fast: look at the headers of the images only (and the end marker of JPEG files), decode nothing.
+        workers: threads that read images; the number of cores by default.
+
+    Returns:
+        Protocol, list of (sort, message); the list is empty for a sound data set.
+
+    Raises:
+        InputError: nothing to examine: no such folder, archive or list.
+    """
+    faults = []
+    protocol = load_spec(spec, root, seed, list_dir, sizes, lambda message: faults.append(("bad line", message)))
+    faults += _counts(spec, protocol, sizes)
+    for split in protocol.splits:
+        faults += _rows(split)
+    faults += _overlaps(spec, protocol)
+    faults += _images(protocol, fast, workers or os.cpu_count() or 1)
+    return protocol, faults
+
+
+def _counts(spec, protocol, sizes):
+    faults = [("empty split", f"the {split.name} split is empty") for split in protocol.splits if not len(split)]
+    if spec.counts and not any((sizes or {}).values()):
+        for split, count in zip((protocol.query, protocol.train, protocol.database), spec.counts):
+            if len(split) != count:
+                faults.append(("count", f"{split.name} has {len(split)} items, {spec.name} has {count}"))
+    if spec.classes and len(protocol.classes) != spec.classes:
+        faults.append(("count", f"{len(protocol.classes)} classes, {spec.name} has {spec.classes}"))
+    return faults
+
+
+def _rows(split: Split):
+    faults = []
+    if split.labels is not None:
+        for i in np.nonzero(split.labels.sum(1) == 0)[0]:
+            faults.append(("no label", f"{split.where(i)}: {split.ids[i]} has no label"))
+    first = {}
+    for i, item in enumerate(split.ids):
+        if item in first:
+            faults.append(("twice", f"{split.where(i)}: {item} is already in {split.where(first[item])}"))
+        first.setdefault(item, i)
+    return faults
+
+
+def _overlaps(spec, protocol):
+    faults = []
+    database = dict(zip(protocol.database.ids, range(len(protocol.database))))
+    train = dict(zip(protocol.train.ids, range(len(protocol.train))))
+    for i, item in enumerate(protocol.query.ids):
+        for other, rows in ((protocol.database, database), (protocol.train, train)):
+            if item in rows:
+                where = f"{protocol.query.where(i)}: query {item} is also in {other.where(rows[item])}"
+                faults.append((f"query in {other.name}", where))
+    for i, item in enumerate(protocol.train.ids):
+        if spec.inside and item not in database:
+            where = f"{protocol.train.where(i)}: training item {item} is not in the database"
+            faults.append(("train not in database", where))
+        if item in database and protocol.train.labels is not None and protocol.database.labels is not None:
+            if (protocol.train.labels[i] != protocol.database.labels[database[item]]).any():
+                where = f"{protocol.train.where(i)}: other labels than in {protocol.database.where(database[item])}"
+                faults.append(("labels differ", where))
+    return faults
+
+
+def _images(protocol, fast, workers):
+    """Faults of image files; an item of several splits is read once."""
+    jobs, seen = [], set()
+    for split in protocol.splits:
+        if split.images is not None:
+            for i, item in enumerate(split.ids):
+                if item not in seen:
+                    seen.add(item)
+                    jobs.append((split, i))
+
+    def look(job):
+        split, i = job
+        try:
+            split.images.size(i) if fast else split.images.read(i)
+        except ImageError as error:
+            return "image", f"{split.where(i)}: {error}"
+        return None
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return [fault for fault in pool.map(look, jobs) if fault]
+
+
+def report(protocol, faults, fast):
+    """The lines that the command prints."""
+    lines = []
+    for split in protocol.splits:
+        lines.append(f"{split.name:<9}{len(split):>8} items  sha256 {split.sha256()}")
+    shown = collections.Counter()
+    for sort, message in faults:
+        shown[sort] += 1
+        if shown[sort] <= SHOWN:
+            lines.append(f"fault: {sort}: {message}")
+    for sort, count in shown.items():
+        if count > SHOWN:
+            lines.append(f"fault: {sort}: and {count - SHOWN} more")
+    how = "headers read" if fast else "images decoded"
+    lines.append(f"{protocol.name}: {len(faults)} faults, {how}" if faults else f"{protocol.name}: no fault, {how}")
+    return lines

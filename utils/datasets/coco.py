@@ -1,0 +1,156 @@
+"""COCO 2014 for hashing: lists from the official annotation files (HashNet's protocol).
+
+All images of train2014 and val2014 with at least one object are taken in the order of their names and shuffled by
+``permutation(n, seed, 20)``: the first 5,000 are the queries, the rest is the database in that order. The training images are
+the first 10,000 of ``permutation(n - queries, seed, 21)`` over the database. A label is 1 where the image has an
+object of the category; categories are ordered by their id. The lists of the papers were drawn unseeded: this is
+another draw of the same protocol.
+"""
+import json
+import os
+import tempfile
+
+import numpy as np
+
+from utils.datasets import lists
+from utils.datasets.base import Spec, need_folder
+from utils.datasets.draw import permutation
+from utils.errors import InputError
+from utils.files import sha256_file, write_json
+
+DEFAULT_LISTS = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "data", "coco"))
+FILES = ("instances_train2014.json", "instances_val2014.json")
+IMAGES, QUERY, TRAIN, CATEGORIES, TOPK = 122218, 5000, 10000, 80, 5000
+_SOURCE = "CC BY 4.0 annotations, images by Flickr terms; https://cocodataset.org/#download (2014 train, val, annotations)"
+
+
+def read_annotations(path, folder):
+    """One official file -> (paths ``folder/file_name``, category ids of each image as sets, dict id -> category name).
+
+    Raises:
+        InputError: unreadable, no JSON, or not the layout of COCO's instances files.
+    """
+    try:
+        # outlines are most of the file and not needed: each of their numbers becomes the one object False or True
+        with open(path, "rb") as file:
+            content = json.load(file, parse_float=bool)
+        names = {row["id"]: row["file_name"] for row in content["images"]}
+        found = {image: set() for image in names}
+        for row in content["annotations"]:
+            found[row["image_id"]].add(row["category_id"])
+        categories = {row["id"]: row["name"] for row in content["categories"]}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); download the annotations again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} has not the layout of COCO's instances files ({error} is missing or unknown)") from error
+    order = sorted(names, key=lambda image: names[image])
+    return [f"{folder}/{names[image]}" for image in order], [found[image] for image in order], categories
+
+
+def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=False):
+    """Write train.txt, query.txt, database.txt, classes.txt and lists.json (seed, counts, SHA-256) to ``list_dir``.
+
+    Args:
+        root: folder with annotations/instances_train2014.json and instances_val2014.json (or these files directly).
+        list_dir: data/coco by default.
+        any_count: accept annotations other than the official ones (another number of images or categories).
+
+    Returns:
+        the record that lists.json holds.
+
+    Raises:
+        InputError: missing or foreign annotation files, counts that differ, too few images, an unwritable folder.
+    """
+    list_dir = os.fspath(list_dir or DEFAULT_LISTS)
+    paths, objects, categories = [], [], {}
+    for name in FILES:
+        some = read_annotations(_annotation(root, name), name[len("instances_"):-len(".json")])
+        paths += some[0]
+        objects += some[1]
+        categories.update(some[2])
+    column = {category: i for i, category in enumerate(sorted(categories))}
+    labelled = [i for i, found in enumerate(objects) if found]
+    labels = np.zeros((len(labelled), len(column)), np.uint8)
+    for row, i in enumerate(labelled):
+        unknown = objects[i] - set(column)
+        if unknown:
+            raise InputError(f"{paths[i]} has an object of the unknown category {min(unknown)}")
+        labels[row, [column[category] for category in objects[i]]] = 1
+    if (len(labelled), len(column)) != (IMAGES, CATEGORIES) and not any_count:
+        raise InputError(f"{len(labelled)} images with an object and {len(column)} categories, but COCO 2014 has {IMAGES} "
+                         f"and {CATEGORIES}; are the files complete? (--any-count accepts them)")
+    if query + train > len(labelled):
+        raise InputError(f"{query} queries and {train} training images are more than the {len(labelled)} images")
+    order = permutation(len(labelled), seed, 20)
+    database = order[query:]
+    rows = {"train": database[permutation(len(database), seed, 21)[:train]], "query": order[:query],
+            "database": database}
+    texts = {f"{split}.txt": lists.write_lines([paths[labelled[i]] for i in some], labels[some])
+             for split, some in rows.items()}
+    texts["classes.txt"] = "".join(f"{categories[category]}\n" for category in column)
+    return _write(list_dir, texts, {"protocol": "coco", "seed": seed, "images": len(labelled),
+                                    "counts": {split: len(some) for split, some in rows.items()}})
+
+
+def _annotation(root, name):
+    root = need_folder(root, "annotations/instances_train2014.json and annotations/instances_val2014.json")
+    for path in (os.path.join(root, "annotations", name), os.path.join(root, name)):
+        if os.path.isfile(path):
+            return path
+    raise InputError(f"{os.path.join(root, 'annotations', name)} is missing; unpack annotations_trainval2014.zip from "
+                     f"https://cocodataset.org/#download in {root}")
+
+
+def _write(folder, texts, record):
+    """All files, or none: they are written beside, then renamed one after the other; lists.json is the last."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as temporary:
+            for name, text in texts.items():
+                with open(os.path.join(temporary, name), "w", encoding="utf-8", newline="\n") as file:
+                    file.write(text)
+            record["sha256"] = {name: sha256_file(os.path.join(temporary, name)) for name in texts}
+            for name in texts:
+                os.replace(os.path.join(temporary, name), os.path.join(folder, name))
+    except OSError as error:
+        raise InputError(f"cannot write the lists to {folder}: {error.strerror or error}") from error
+    write_json(os.path.join(folder, "lists.json"), record)
+    return record
+
+
+def make(root, seed, list_dir, sizes, any_count=False):
+    """``make_lists`` with a printed record."""
+    record = make_lists(root, list_dir, seed, sizes.get("num_query", QUERY), sizes.get("num_train", TRAIN), any_count)
+    print(f"coco: lists in {list_dir or DEFAULT_LISTS}, seed {seed}, {record['images']} images with a label")
+    for name, digest in record["sha256"].items():
+        print(f"  {name:<13}{record['counts'].get(name[:-len('.txt')], ''):>7}  sha256 {digest}")
+
+
+def load(root, seed, list_dir, sizes, on_fault):
+    """Protocol from lists that ``make`` has written."""
+    list_dir = os.fspath(list_dir or DEFAULT_LISTS)
+    if sizes:
+        raise InputError(f"coco: {', '.join(sizes)} are set when the lists are made (python -m utils.datasets make coco)")
+    root = need_folder(root, "train2014/ and val2014/ of COCO 2014")
+    if len(lists.find_lists(list_dir)) < len(lists.LIST_NAMES):
+        raise InputError(f"no COCO lists in {list_dir}; make them: python -m utils.datasets make coco --root {root}")
+    seed = _recorded_seed(list_dir, seed)
+    return lists.load_lists("coco", root, list_dir, seed, TOPK, on_fault)
+
+
+def _recorded_seed(list_dir, seed):
+    """The seed in lists.json, which says what the lists were drawn from; ``seed`` where there is no such file."""
+    path = os.path.join(list_dir, "lists.json")
+    if not os.path.isfile(path):
+        return seed
+    try:
+        with open(path, encoding="utf-8") as file:
+            return int(json.load(file)["seed"])
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise InputError(f"{path} is broken; make the lists again") from error
+
+
+SPECS = (Spec(name="coco", load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY), topk=TOPK, classes=CATEGORIES,
+              sizes=("num_query", "num_train"), source=_SOURCE),)
