@@ -39,7 +39,7 @@ def load_data(recipe, method_class):
     """The protocol of a recipe, checked against what the method needs."""
     from utils.datasets import load_protocol
     sizes = {key: recipe[key] for key in ("num_train", "num_query", "num_database", "train_per_class",
-                                          "query_per_class") if recipe[key] is not None}
+                                          "query_per_class")}
     protocol = load_protocol(recipe["dataset"], root=recipe["data_path"], seed=recipe["split_seed"],
                              list_dir=recipe["list_dir"], **sizes)
     if method_class.kind == "supervised" and protocol.train.labels is None:
@@ -59,7 +59,7 @@ def job(recipe, run, source):
     from models import METHODS, build_method, load_weights
     from utils.config import write_recipe
     from utils.distributed import is_main, world_size
-    from utils.evaluator import Evaluator, describe, preprocess_spec, validation_splits
+    from utils.evaluator import Evaluator, describe, recipe_spec, validation_splits
     from utils.logger import RunLog
     from utils.result import write_result
     from utils.seeding import derive, seed_everything
@@ -123,9 +123,14 @@ def job(recipe, run, source):
             log.line(f"{protocol.query.name}: {text}")
         if is_main():
             name = os.path.join(folder, "eval.json" if run["eval"] else "result.json")
-            write_result(name, recipe, protocol.record(), report, method.fingerprint(preprocess_spec(recipe)),
+            write_result(name, recipe, protocol.record(), report, method.fingerprint(recipe_spec(recipe)),
                          paddle.get_device(), state, source)
-            final.code_file(method, report, "database").save(os.path.join(folder, "database_codes.npz"))
+            for modality in method.modalities:
+                tag = "" if modality == "image" else f"{modality}_"
+                final.code_file(method, report, "database", modality).save(
+                    os.path.join(folder, f"database_{tag}{recipe['method']}_{recipe['bit']}.npz"))
+            if run["curves"] and report["metrics"]:
+                final.save_curves(report, folder, method.bits)
             log.line(f"wrote {name}")
         log.close()
 

@@ -157,6 +157,9 @@ def _parse_flags(argv, table):
         more = {"nargs": "?", "const": "true"} if convert is _bool else {}
         names = list(dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]))
         parser.add_argument(*names, dest=key, metavar="V", help=table[key][2].replace("%", "%%"), **more)
+        if more:
+            parser.add_argument(f"--no-{name.replace('_', '-')}", f"--no_{name}", dest=key, action="store_const",
+                                const="false", help=argparse.SUPPRESS)
     parser.add_argument("--no-pretrained", "--no_pretrained", dest="pretrained_backbone", action="store_const",
                         const="false", help="random backbone: an explicit choice, never a fallback")
     parser.add_argument("--use-gpu", "--use_gpu", "--gpu", dest="use_gpu", metavar="V",

@@ -1,5 +1,6 @@
 """Encode splits (sharded over ranks) and report retrieval metrics. Only packed codes travel."""
 import hashlib
+import itertools
 import os
 import time
 
@@ -13,16 +14,15 @@ from utils.files import atomic_path
 from utils.hamming import pack
 from utils.loader import Items, load_batches, shard
 from utils.logger import bar
-from utils.metrics import evaluate
+from utils.metrics import curves, evaluate, format_line
+from utils.transforms import preprocess_spec
 
 SHORT = {"image": "I", "text": "T"}
 
 
-def preprocess_spec(recipe):
-    """The evaluation preprocessing that a recipe describes; it goes into fingerprints and manifests."""
-    from utils.transforms import IMAGENET_MEAN, IMAGENET_STD
-    return {"resize_size": recipe["resize_size"], "crop_size": recipe["crop_size"],
-            "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)}
+def recipe_spec(recipe):
+    """The evaluation preprocessing of a recipe; it goes into fingerprints and manifests."""
+    return preprocess_spec(recipe["resize_size"], recipe["crop_size"])
 
 
 def _pieces(positions, size):
@@ -38,7 +38,7 @@ def split_features(method, split, recipe, run, views=0):
     """
     if split.features is not None:
         return np.asarray(split.features, dtype="float32")
-    spec = preprocess_spec(recipe)
+    spec = recipe_spec(recipe)
     drawn = [recipe["augment"], views, recipe["seed"]] if views else []
     path = None
     if run["feature_cache"]:
@@ -87,7 +87,7 @@ def encode_split(method, split, recipe, run, modality="image", features=None):
         for piece in positions:
             own.append(pack(method.encode_features(paddle.to_tensor(np.ascontiguousarray(features[piece]))).numpy()))
     else:
-        loaded = load_batches(Items(split, preprocess_spec(recipe)), positions, run["num_workers"])
+        loaded = load_batches(Items(split, recipe_spec(recipe)), positions, run["num_workers"])
         for batch in bar(loaded, len(positions), f"encode {split.name}"):
             own.append(pack(method.encode(batch["image0"]).numpy()))
     return np.concatenate([part for rank_parts in gather_objects(own) for part in rank_parts])
@@ -145,15 +145,25 @@ class Evaluator:
         """The code file of a split after an evaluation."""
         split = getattr(self, role)
         return CodeFile(report["codes"][role, modality], method.bits, split.ids, split.labels,
-                        method.fingerprint(preprocess_spec(self.recipe)), {"split": role, "modality": modality})
+                        method.fingerprint(recipe_spec(self.recipe)), {"split": role, "modality": modality})
+
+
+    def save_curves(self, report, folder, bits):
+        """PR and P@N curves of every direction as ``pr_curve[_I2T].csv`` and ``.png``."""
+        from utils.plots import save_curves  # matplotlib is slow to import
+        for source, target in itertools.product(*[[m for r, m in report["codes"] if r == "query"]] * 2):
+            direction = f"{SHORT[source]}2{SHORT[target]}"
+            values = curves(report["codes"]["query", source], report["codes"]["database", target], self.query.labels,
+                            self.database.labels, bits)
+            save_curves(os.path.join(folder, "pr_curve" + ("" if direction == "I2I" else f"_{direction}")), values,
+                        f"{self.recipe['method']}, {bits} bits, {self.recipe['dataset']}, {direction.replace('2', ' to ')}")
 
 
 def describe(report):
     """One line per direction and one of code health, for the log."""
     lines = []
     for direction, values in report["metrics"].items():
-        lines.append(f"{direction} {values['definition']['name']}: {values['mAP']:.4f} "
-                     f"(tie-aware expectation {values['mAP_expected']:.4f})")
+        lines.append(f"{direction} {format_line(values)}")
     for modality, health in report["health"].items():
         lines.append(f"codes ({modality}): bit balance {health['bit_balance']:.3f}, mean |correlation| "
                      f"{health['mean_abs_correlation']:.3f}, {health['distinct_codes']} distinct of {health['items']}")

@@ -54,8 +54,8 @@ class Items(paddle.io.Dataset):
 def collate(items):
     """List of item dicts -> dict of stacked arrays; a broken image becomes one InputError."""
     for item in items:
-        if "error" in item:
-            return {"error": item["error"]}
+        if "error" in item:  # as bytes: DataLoader hands on arrays only
+            return {"error": np.frombuffer(item["error"].encode("utf-8", "replace"), dtype="uint8")}
     return {key: np.stack([item[key] for item in items]) for key in items[0]}
 
 
@@ -91,7 +91,7 @@ def load_batches(items, batches, num_workers=0):
                                   num_workers=num_workers, return_list=True)
     for batch in loader:
         if "error" in batch:
-            raise InputError(batch["error"])
+            raise InputError(batch["error"].numpy().tobytes().decode("utf-8"))
         yield batch
 
 

@@ -8,7 +8,7 @@ import paddle
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
-from utils.evaluator import describe, preprocess_spec, split_features
+from utils.evaluator import describe, recipe_spec, split_features
 from utils.loader import Items, cached_batches, epoch_order, load_batches
 from utils.logger import bar
 from utils.seeding import seed_everything
@@ -69,7 +69,7 @@ def fit(method, train, evaluator, recipe, run, log, extra=None):
     parallel = paddle.DataParallel(method) if world_size() > 1 else method
 
     features, views = training_features(method, train, recipe, run)
-    items = Items(train, preprocess_spec(recipe), method.views, recipe["augment"], recipe["seed"])
+    items = Items(train, recipe_spec(recipe), method.views, recipe["augment"], recipe["seed"])
 
     report = None
     images = 0
@@ -169,7 +169,7 @@ def save(path, method, optimizer, recipe, state, extra):
         tensors = {f"model/{key}": value.numpy() for key, value in method.state_dict().items()
                    if optimizer is not None or not key.startswith(method.training_state)}
         meta = {"recipe": recipe, "state": state, "epoch": state["epoch"],
-                "fingerprint": method.fingerprint(preprocess_spec(recipe)), **(extra or {})}
+                "fingerprint": method.fingerprint(recipe_spec(recipe)), **(extra or {})}
         if optimizer is not None:
             values = optimizer.state_dict()
             meta["optimizer"] = {key: value for key, value in values.items() if isinstance(value, (int, float))}
