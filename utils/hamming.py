@@ -1,10 +1,12 @@
 """Binary codes: packing, Hamming distances, exact top-k. Needs numpy and numba only; deployment imports it.
 
 A packed code is uint8 [N, ceil(bits / 8)] in the order of ``numpy.packbits``; unused bits of the last byte are zero,
-which leaves distances unchanged. The kernels work on 64-bit *words*, laid out word-major (uint64 [W, N]): the inner loop
-over the items is then contiguous for every code length, and LLVM turns it into vector instructions. Kernels hold no
-lock of the interpreter; ``in_blocks`` spreads queries over plain threads, because numba's own parallel loops are
-neither safe to enter from several threads of a service nor safe to fork beside.
+which leaves distances unchanged.
+
+The kernels work on 64-bit *words*, laid out word-major (uint64 [W, N]): the inner loop over the items is then
+contiguous for every code length, and LLVM turns it into vector instructions. Kernels hold no lock of the interpreter;
+``in_blocks`` spreads queries over plain threads, because numba's own parallel loops are neither safe to enter from
+several threads of a service nor safe to fork beside, and take seconds to compile.
 """
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,8 @@ from numba.core.extending import intrinsic
 from utils.errors import InputError
 
 MAX_BITS = 1024
-TILE = 2048  # items whose distances fit the first-level cache
+TILE = 1024  # items at a time: codes, labels and distances of a tile stay in the first-level cache
+BLOCK = 16  # queries that a thread takes at once
 
 
 # packing ------------------------------------------------------------------------------------
@@ -115,27 +118,10 @@ def _distances(query, database, first, last, out):
 
 
 @kernel
-def count(keys, histogram):
-    """Add the values of ``keys`` uint16 [n] to ``histogram`` int64 [4, values].
-
-    Neighbours go to different rows: equal keys in a row would wait for each other's store.
-    """
-    n = keys.shape[0]
-    whole = n - n % 4
-    for i in range(0, whole, 4):
-        histogram[0, keys[i]] += 1
-        histogram[1, keys[i + 1]] += 1
-        histogram[2, keys[i + 2]] += 1
-        histogram[3, keys[i + 3]] += 1
-    for i in range(whole, n):
-        histogram[0, keys[i]] += 1
-
-
-@kernel
 def _topk(query, database, first, last, k, distance, position):
     words, n = database.shape
     found = np.empty(n, np.uint16)
-    histogram = np.empty((4, words * 64 + 1), np.int64)
+    histogram = np.empty(words * 64 + 1, np.int64)
     offset = np.empty(words * 64 + 1, np.int64)
     for q in range(first, last):
         code = query[:, q].copy()
@@ -143,12 +129,13 @@ def _topk(query, database, first, last, k, distance, position):
         for start in range(0, n, TILE):
             stop = min(start + TILE, n)
             tile_distances(code, database, start, found[start:stop])
-            count(found[start:stop], histogram)
+            for i in range(start, stop):
+                histogram[found[i]] += 1
         # counting sort: where each distance starts in the ranking, and the last distance that is needed
         cut, total = 0, 0
         while True:
             offset[cut] = total
-            total += histogram[:, cut].sum()
+            total += histogram[cut]
             if total >= k:
                 break
             cut += 1
@@ -171,23 +158,29 @@ def threads():
 
 
 def call(function, *arguments):
-    """Call a kernel. A cache file that cannot be written (full disk) must not fail the computation."""
-    try:
-        return function(*arguments)
-    except OSError:
-        return function(*arguments)  # it is compiled by now, only the copy on disk is missing
+    """Call a kernel. A cache file that cannot be written (full disk) must not fail the computation.
+
+    numba keeps the compiled kernel when saving it fails, and raises; so each kernel below this one fails at most once.
+    """
+    for _ in range(20):
+        try:
+            return function(*arguments)
+        except OSError:
+            pass
+    return function(*arguments)
 
 
 def in_blocks(function, n):
     """``function(first, last)`` for consecutive blocks of ``range(n)``, on several threads where that helps."""
     workers = min(threads(), n)
+    block = max(1, min(BLOCK, n // (4 * max(workers, 1))))
+    blocks = [(first, min(first + block, n)) for first in range(0, n, block)]
     if workers <= 1:
-        if n:
-            function(0, n)
+        for first, last in blocks:
+            function(first, last)
         return
-    block = max(1, min(16, n // (4 * workers)))
     with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(function, i, min(i + block, n)) for i in range(0, n, block)]:
+        for done in [pool.submit(function, first, last) for first, last in blocks]:
             done.result()
 
 

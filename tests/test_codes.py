@@ -1,0 +1,187 @@
+"""Code files survive what users and disks do to them; the health figures mean what they say."""
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.codes import CodeFile, code_health, format_health
+from utils.errors import InputError
+from utils.hamming import pack
+
+quick = settings(max_examples=40, deadline=None)
+
+
+def make(n=5, bits=12, labels=True, seed=0, **more):
+    rng = np.random.default_rng(seed)
+    return CodeFile(pack(rng.standard_normal((n, bits))), bits, [f"images/{i}.jpg" for i in range(n)],
+                    rng.integers(0, 2, (n, 11)).astype(np.uint8) if labels else None,
+                    fingerprint="0123456789abcdef", meta={"protocol": "shapes", "classes": ["红", "b"]}, **more)
+
+
+def same(a, b):
+    return (a.codes.dtype == b.codes.dtype and np.array_equal(a.codes, b.codes) and a.bits == b.bits and a.ids == b.ids
+            and (a.labels is None) == (b.labels is None)
+            and (a.labels is None or (a.labels.dtype == b.labels.dtype and np.array_equal(a.labels, b.labels)))
+            and a.fingerprint == b.fingerprint and a.meta == b.meta)
+
+
+@quick
+@given(n=st.integers(0, 12), bits=st.sampled_from([1, 12, 16, 64, 1000, 1024]), labels=st.booleans(),
+       seed=st.integers(0, 9))
+def test_round_trip(tmp_path_factory, n, bits, labels, seed):
+    path = tmp_path_factory.getbasetemp() / "round_trip.npz"
+    codes = make(n, bits, labels, seed)
+    codes.save(path)
+    loaded = CodeFile.load(path, fingerprint="0123456789abcdef")
+    assert same(loaded, codes) and len(loaded) == n
+
+
+@quick
+@given(st.lists(st.text(st.characters(codec=None, exclude_categories=()), max_size=8), max_size=6))
+def test_any_id_survives(tmp_path_factory, ids):
+    path = tmp_path_factory.getbasetemp() / "ids.npz"
+    ids = ids + ["", "two\nlines", "nul\0", "nul at the end\0", "图像/猫.jpg", "\udcff not valid Unicode", " blanks ", "😀"]
+    CodeFile(np.zeros((len(ids), 2), np.uint8), 16, ids).save(path)
+    assert CodeFile.load(path).ids == ids
+
+
+def test_name_without_npz_and_same_bytes(tmp_path):
+    make().save(tmp_path / "codes.bin")
+    make().save(tmp_path / "again")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again", "codes.bin"]
+    assert (tmp_path / "codes.bin").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_codes_of_another_model_are_refused(tmp_path):
+    make().save(tmp_path / "c.npz")
+    with pytest.raises(InputError, match="another model.*0123456789abcdef.*feed"):
+        CodeFile.load(tmp_path / "c.npz", fingerprint="feed")
+
+
+def test_every_truncation_is_noticed(tmp_path):
+    make(40).save(tmp_path / "c.npz")
+    data = (tmp_path / "c.npz").read_bytes()
+    for length in range(0, len(data), 7):
+        (tmp_path / "t.npz").write_bytes(data[:length])
+        with pytest.raises(InputError, match="damaged"):
+            CodeFile.load(tmp_path / "t.npz")
+
+
+def test_a_flipped_bit_never_changes_the_contents_silently(tmp_path):
+    codes = make(40)
+    codes.save(tmp_path / "c.npz")
+    data = (tmp_path / "c.npz").read_bytes()
+    noticed = 0
+    for position in range(0, len(data), 5):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << position % 8
+        (tmp_path / "f.npz").write_bytes(bytes(damaged))
+        try:
+            assert same(CodeFile.load(tmp_path / "f.npz"), codes)  # dates and flags of the archive do not matter
+        except InputError:
+            noticed += 1
+    assert noticed > len(data) / 5 / 2
+
+
+@pytest.mark.parametrize("write", [
+    lambda path: path.write_text("not an archive"),
+    lambda path: np.savez(path, codes=np.zeros((2, 2), np.uint8)),
+    lambda path: np.savez(path, header=np.array([{"a": 1}], dtype=object)),
+    lambda path: np.savez(path, header=np.frombuffer(json.dumps({"format": "x"}).encode(), np.uint8),
+                          ids=np.frombuffer(b"[]", np.uint8), codes=np.zeros((0, 2), np.uint8)),
+    lambda path: np.save(path, np.zeros(3)),
+], ids=["text", "other arrays", "pickle", "other header", "npy"])
+def test_files_of_other_kinds_are_refused(tmp_path, write):
+    write(tmp_path / "x.npz")
+    path = next(tmp_path.iterdir())
+    with pytest.raises(InputError, match="no code file") as error:
+        CodeFile.load(path)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file_names_the_way_out(tmp_path):
+    with pytest.raises(InputError, match="no code file at .*encode"):
+        CodeFile.load(tmp_path / "nothing.npz")
+
+
+def test_newer_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.codes._VERSION", 2)
+    make().save(tmp_path / "c.npz")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="format 2"):
+        CodeFile.load(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"ids": ["one"]}, "5 codes but 1 ids"),
+    ({"ids": [1, 2, 3, 4, 5]}, "strings"),
+    ({"bits": 24}, "not a code of 24"),
+    ({"bits": 9}, "behind bit 9"),
+    ({"labels": np.zeros((4, 3), np.uint8)}, "4 rows"),
+    ({"labels": np.zeros((5, 3), np.int64)}, "uint8"),
+    ({"labels": np.full((5, 3), 2, np.uint8)}, "found 2"),
+    ({"meta": {"x": object()}}, "plain JSON"),
+    ({"meta": {"x": float("nan")}}, "plain JSON"),
+])
+def test_parts_that_do_not_fit_leave_the_old_file(tmp_path, change, words):
+    path = tmp_path / "c.npz"
+    make().save(path)
+    before = path.read_bytes()
+    broken = make()
+    for name, value in change.items():
+        setattr(broken, name, value)
+    with pytest.raises(InputError, match=words):
+        broken.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_unwritable_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        make().save(tmp_path / "file" / "c.npz")
+
+
+# health -------------------------------------------------------------------------------------
+def test_health_of_hand_made_codes():
+    x = np.array([[1, 1, 1, -1], [1, 1, -1, -1], [-1, -1, 1, -1], [-1, -1, -1, -1]])
+    health = code_health(pack(x), 4)
+    # bits 0 and 1 are equal, bit 2 is independent of them, bit 3 is constant
+    assert health == {"bit_balance": 0.75, "mean_abs_correlation": pytest.approx(1 / 3), "distinct_codes": 4,
+                      "constant_bits": 1, "items": 4}
+    assert "\n" not in format_health(health) and "4 distinct codes of 4" in format_health(health)
+
+
+def test_health_of_collapsed_codes():
+    assert code_health(pack(np.ones((50, 70))), 70) == {
+        "bit_balance": 0.0, "mean_abs_correlation": 0.0, "distinct_codes": 1, "constant_bits": 70, "items": 50}
+
+
+@quick
+@given(st.integers(0, 99), st.integers(1, 80), st.integers(2, 90))
+def test_health_equals_numpy(seed, n, bits):
+    x = np.where(np.random.default_rng(seed).random((n, bits)) < 0.3, 1, -1)
+    health = code_health(pack(x), bits)
+    assert health["distinct_codes"] == len(np.unique(x, axis=0))
+    p = (x > 0).mean(0)
+    assert health["bit_balance"] == pytest.approx((1 - abs(2 * p - 1)).mean(), abs=1e-12)
+    varying = x[:, x.std(0) > 0]
+    if varying.shape[1] > 1:
+        correlation = np.corrcoef(varying.T)
+        pairs = ~np.eye(len(correlation), dtype=bool)
+        assert health["mean_abs_correlation"] == pytest.approx(abs(correlation[pairs]).mean(), abs=1e-9)
+
+
+def test_health_over_several_blocks_of_rows(monkeypatch):
+    codes = pack(np.random.default_rng(0).standard_normal((1000, 20)))
+    whole = code_health(codes, 20)
+    monkeypatch.setattr("utils.codes._ROWS", 64)
+    assert code_health(codes, 20) == whole
+
+
+def test_health_needs_codes():
+    with pytest.raises(InputError):
+        code_health(np.zeros((0, 2), np.uint8), 16)
+    with pytest.raises(InputError):
+        code_health(np.zeros((3, 2), np.uint8), 32)
