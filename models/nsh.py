@@ -17,9 +17,9 @@ and lamda could be read nowhere and are *chosen*. That public code does not conv
 repeated here: softmax before a cross-entropy that applies softmax again, a second division by the batch size, the
 same image as both views, sign without straight-through, and tau_sort = K where similarities are in [0, 1].
 
-Ranks: a rank sorts for its own B anchors over all n images. P takes 4 B n^2 bytes and e 4 B n z_dim, with
-about four arrays like P alive until the backward pass: 0.5 MB at B = n = 50, 270 MB at B = n = 256 (so 1 GB in all),
-67 MB at B = 64, n = 512. More ranks, not bigger batches, are the way up.
+Ranks: a rank sorts for its own B anchors over all n images of the global batch. P takes 4 B n^2 bytes, e 4 B n z_dim,
+and about four arrays like P are alive at the peak: 2 MB at B = n = 50, 270 MB (measured 250) at B = n = 256 and
+at B = 64, n = 512. More ranks, not bigger batches, are the way up.
 """
 import paddle
 from paddle import nn

@@ -64,9 +64,14 @@ def test_method_equals_naive_loops(half, quantize):
             pair += (math.log(1 + math.exp(theta)) - float(y[i] @ y[j] > 0) * theta) / 25
         quantization += sum(math.log(math.cosh(abs(x) - 1)) for x in u[i]) / 40
     method = identity_method(DHN, 8, 0, 3, half=half, quantize=quantize, lamda=0.3)
-    terms = method.loss({"feature0": leaf(h), "label": paddle.to_tensor(y.astype("float32"))})
+    h_leaf = leaf(h)
+    terms = method.loss({"feature0": h_leaf, "label": paddle.to_tensor(y.astype("float32"))})
     near([float(terms[name]) for name in ("pair", "quantization", "total")],
          [pair, quantization, pair + 0.3 * quantization])
+    terms["pair"].backward()
+    g = 1 / (1 + np.exp(-(u @ u.T) / (2 if half else 1))) - (y @ y.T > 0)  # both sides of a pair are codes to learn
+    slope = (1 - u ** 2) if quantize == "tanh" else 1
+    near_gradient(h_leaf.grad.numpy(), (g + g.T) @ u / (2 if half else 1) / 25 * slope)
     near(method.encode_features(leaf(h)).numpy(), np.tanh(h))  # the code is tanh(h) whatever the loss sees
 
 

@@ -191,6 +191,21 @@ def test_the_loss_sees_binary_codes():
     assert float(method.loss(batch)["contrast"]) == pytest.approx(before, rel=1e-6)
 
 
+def test_gradient_reaches_both_views_of_codes_and_latents():
+    method, batch = small_nsh(lamda=0.0), tensors(random_batch(NSH, 8, 8, 1, 0, 0))
+    method.loss(batch)["total"].backward()
+    trunks = [method.trunk(method.backbone(batch[f"image{view}"])).detach() for view in range(2)]
+    u = [leaf(np.tanh(method.hash(t).numpy())) for t in trunks]
+    b = [leaf(np.where(x.numpy() >= 0, 1, -1)) for x in u]
+    z = [leaf(method.latent(t).numpy()) for t in trunks]
+    nsh_loss(*b, *z, 0.1, 0.1).backward()
+    # straight through the sign, then tanh and the layer, by hand
+    through_hash = sum(t.T @ (g.grad * (1 - x * x)) for t, g, x in zip(trunks, b, u))
+    through_latent = sum(t.T @ g.grad for t, g in zip(trunks, z))
+    near_gradient(method.hash.weight.grad.numpy(), through_hash.numpy())
+    near_gradient(method.latent.weight.grad.numpy(), through_latent.numpy())
+
+
 def test_fault_5_sort_temperature_of_the_code_length():
     bits, n = 16, 12
     b1, b2, _, _ = random_inputs(n=n, bits=bits)
