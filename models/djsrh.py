@@ -94,7 +94,7 @@ class DJSRH(HashMethod):
     modalities = ("image", "text")
     training_state = ("teacher.",)
     hyperparameters = {
-        "beta": (0.9, "DJSRH: share of the image features in the joint similarity (Wiki .3, MIRFlickr .9, NUS-WIDE .6)"),
+        "beta": (0.9, "DJSRH: image share of the joint similarity (Wiki .3, MIRFlickr .9, NUS-WIDE .6)"),
         "eta": (0.4, "DJSRH: share of the second-order similarity"),
         "mu": (1.5, "DJSRH: scale of the similarity to rebuild"),
         "lambda1": (0.1, "DJSRH: weight of the image-image term (Wiki .3)"),

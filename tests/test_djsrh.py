@@ -8,19 +8,8 @@ from paddle import nn
 
 from models.backbones import Precomputed, build_backbone
 from models.djsrh import DJSRH, joint_affinity, reconstruction
+from tests.tiny import leaf, near, near_gradient
 from utils.errors import InputError
-
-
-def near(actual, expected, rtol=1e-5, atol=1e-6):
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
-
-
-def near_gradient(actual, expected):
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max() + 1e-8)
-
-
-def leaf(array):
-    return paddle.to_tensor(np.asarray(array, dtype="float32"), stop_gradient=False)
 
 
 def data_sets(z, case):

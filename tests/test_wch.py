@@ -7,22 +7,10 @@ import pytest
 
 from models.backbones import Precomputed, build_backbone
 from models.wch import (WCH, balance, mutual_attention, patch_similarity, patch_weights, weighted_contrast)
+from tests.tiny import leaf, near, near_gradient
 from utils.errors import InputError
 
 HEAD = {"fc": "fc", "hash": "b", "fc_norm": "fc_norm"}  # our layer: the authors' name
-
-
-def near(actual, expected, rtol=1e-5, atol=1e-6):
-    np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol)
-
-
-def near_gradient(actual, expected):
-    """To 2e-5 of the largest entry, as golden/README.md recommends."""
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-5 * np.abs(expected).max() + 1e-8)
-
-
-def leaf(array):
-    return paddle.to_tensor(array, stop_gradient=False)
 
 
 def with_golden_head(backbone, z, **hyper):
@@ -181,7 +169,7 @@ def test_weight_norms_against_the_definition(norm):
 
 def test_similarity_takes_other_numbers_of_tokens_and_a_constant_side():
     rng = np.random.RandomState(4)
-    anchors, keys = leaf(rng.standard_normal((3, 5, 6))), paddle.to_tensor(rng.standard_normal((4, 2, 6)))
+    anchors, keys = leaf(rng.standard_normal((3, 5, 6)), "float64"), paddle.to_tensor(rng.standard_normal((4, 2, 6)))
     q = patch_similarity(anchors, keys)
     assert q.shape == [3, 4]
     q.sum().backward()

@@ -12,8 +12,8 @@ perhaps who is in the training split. Variables are known by their usual names, 
 or each of image, text, label in two parts, ``I_tr`` and ``I_te``: training = database, and query.
 
 The layouts of the DJSRH and DCMH authors are such sets: mirflickr25k-{i,y,l}all.mat, nus-wide-tc10-{i,y,l}all.mat,
-FLICKR-25K.mat; Wikipedia has raw_features.mat beside two lists and a folder ``images``. Their splits were drawn without a
-seed; here the same rule is drawn with one.
+FLICKR-25K.mat; Wikipedia has raw_features.mat beside two lists and a folder ``images``. Their splits were drawn
+without a seed; here the same rule is drawn with one.
 """
 import os
 import re
@@ -43,10 +43,10 @@ DRAWN = {"mirflickr_crossmodal": (2000, 5000, 2, ("mirflickr25k", "flickr-25k", 
 def load_features_protocol(path, seed=0, name=None, **sizes):
     """The three splits of a feature file.
 
-    Splits: the file's masks or parts where there are some. MIRFlickr and NUS-WIDE files (by name, or ``name``): equal shares
-    of every label as in the DJSRH authors' code, see ``draw_by_label``; the database is all but the query. Any other
-    file: a random tenth (or ``num_query``) is the query, the rest the database, and all of it (or ``num_train``)
-    trains. The database comes in a shuffle fixed by the seed.
+    Splits: the file's masks or parts where there are some. MIRFlickr and NUS-WIDE files (by name, or ``name``):
+    equal shares of every label as in the DJSRH authors' code, see ``draw_by_label``; the database is all but the
+    query. Any other file: a random tenth (or ``num_query``) is the query, the rest the database, and all of it (or
+    ``num_train``) trains. The database comes in a shuffle fixed by the seed.
 
     Args:
         path: an ``.npz`` or ``.mat`` file, or a folder with such files of one set.
@@ -98,8 +98,8 @@ def _spec(name, counts, classes, source):
 
 
 SPECS = (
-    _spec("mirflickr_crossmodal", (2000, 5000, 18015), 24, "mirflickr25k-iall.mat, -yall.mat and -lall.mat (DJSRH authors)"),
-    _spec("nuswide_10", (2000, 5000, None), 10, "nus-wide-tc10-iall.mat, -yall.mat and -lall.mat (DJSRH authors)"),
+    _spec("mirflickr_crossmodal", (2000, 5000, 18015), 24, "mirflickr25k-iall.mat, -yall.mat, -lall.mat (DJSRH)"),
+    _spec("nuswide_10", (2000, 5000, None), 10, "nus-wide-tc10-iall.mat, -yall.mat, -lall.mat (DJSRH)"),
     _spec("wiki", (693, 2173, 2173), 10, f"{WIKI_FILE}, {', '.join(WIKI_LISTS)} and the folder images (svcl.ucsd.edu)"),
 )
 
@@ -197,7 +197,8 @@ def _read_npz(path):
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except Exception as error:  # zipfile, zlib and numpy complain about damaged files in many ways
-        raise InputError(f"{path} is no readable .npz file of plain arrays ({str(error).splitlines()[0][:80]})") from None
+        raise InputError(f"{path} is no readable .npz file of plain arrays "
+                         f"({str(error).splitlines()[0][:80]})") from None
 
 
 def _family(path):
@@ -316,7 +317,8 @@ def _clean(table, path):
     roles = {role: table[role] for role in NAMES}
     if roles["image"] is None and roles["text"] is None:
         raise InputError(f"{path} holds neither an image nor a text matrix; looked for "
-                         f"{', '.join(NAMES['image'])}; {', '.join(NAMES['text'])}; found {table.get('found') or 'nothing'}")
+                         f"{', '.join(NAMES['image'])}; {', '.join(NAMES['text'])}; "
+                         f"found {table.get('found') or 'nothing'}")
     masks = {key: table.get(key) for key in EXTRA[:3]}
     pairs = [value for value in roles.values() if isinstance(value, tuple)]
     if pairs:

@@ -1,8 +1,8 @@
 """Variables of MATLAB ``.mat`` files, v5 and v7.3 (HDF5), in one orientation: first axis = items.
 
 MATLAB is column-major, so h5py sees every v7.3 variable with its axes reversed: a matrix [N, D] as [D, N], pictures
-H x W x 3 x N as [N, 3, W, H]. Variables of v7.3 files carry the attribute MATLAB_class; an HDF5 file that was written by
-other programs under the name ``.mat`` does not, and is taken as it is.
+H x W x 3 x N as [N, 3, W, H]. Variables of v7.3 files carry the attribute MATLAB_class; an HDF5 file that another
+program wrote under the name ``.mat`` does not, and is taken as it is.
 
 v5 is read with scipy, v7.3 with h5py, both imported on first use.
 """
