@@ -21,7 +21,7 @@ import warnings
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from utils.errors import InputError
 
@@ -34,7 +34,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 # A decoded picture above this many pixels (268 MB of RGB) is refused before it is decoded. Same as Pillow's limit.
 MAX_PIXELS = 89_478_485
 # Readers that start other programs (EPS) or are rarely tested stay out.
-PILLOW_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", TiffImagePlugin.TiffImageFile.format,
+                  WebPImagePlugin.WebPImageFile.format)
 # Pillow warns where we refuse.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 

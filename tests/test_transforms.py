@@ -1,0 +1,295 @@
+"""Decoding and preprocessing: every kind of file, every kind of damage, and the same numbers from the same seed."""
+import io
+import pathlib
+import struct
+import subprocess
+import sys
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from utils import transforms
+from utils.errors import InputError
+from utils.transforms import ImageError
+
+SPEC = transforms.preprocess_spec(64, 56)
+
+
+def picture(height=60, width=90, seed=0):
+    """A smooth uint8 RGB image, so that lossy files stay near it."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((width, height), Image.BICUBIC))
+
+
+def encoded(image, fmt, **options):
+    """Image -> bytes by Pillow."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    buffer = io.BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+def near(a, b, mean):
+    assert a.shape == b.shape and a.dtype == np.uint8
+    assert np.abs(a.astype(int) - b.astype(int)).mean() <= mean
+
+
+# decoding ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("fmt", ["PNG", "BMP", "TIFF", "PPM"])
+def test_lossless_files_give_their_pixels(fmt, tmp_path):
+    image = picture()
+    path = tmp_path / "a file.bin"  # the ending does not matter
+    path.write_bytes(encoded(image, fmt))
+    assert np.array_equal(transforms.decode(path), image)
+    assert transforms.image_size(path) == (90, 60)
+
+
+@pytest.mark.parametrize("fmt, options", [("JPEG", {"quality": 95}), ("JPEG", {"quality": 95, "progressive": True}),
+                                          ("WEBP", {"quality": 95})])
+def test_lossy_files_are_near_and_rgb(fmt, options):
+    image = picture()
+    near(transforms.decode(encoded(image, fmt, **options)), image, 4)
+
+
+def test_grey_alpha_palette_and_animation():
+    image = picture()
+    grey = Image.fromarray(image).convert("L")
+    want = np.repeat(np.asarray(grey)[..., None], 3, 2)
+    assert np.array_equal(transforms.decode(encoded(grey, "PNG")), want)
+    near(transforms.decode(encoded(grey, "JPEG", quality=95)), want, 3)
+    rgba = np.dstack([image, np.full(image.shape[:2], 7, np.uint8)])
+    assert np.array_equal(transforms.decode(encoded(rgba, "PNG")), image)
+    few = Image.fromarray(image).quantize(16)
+    assert np.array_equal(transforms.decode(encoded(few, "PNG")), np.asarray(few.convert("RGB")))
+    first, second = Image.new("RGB", (9, 5), (255, 0, 0)), Image.new("RGB", (9, 5), (0, 0, 255))
+    data = encoded(first, "GIF", save_all=True, append_images=[second])
+    assert (transforms.decode(data) == [255, 0, 0]).all()
+
+
+def test_sixteen_bits_keep_the_upper_eight():
+    grey = np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12
+    ok, data = cv2.imencode(".png", grey)
+    assert ok and np.array_equal(transforms.decode(data.tobytes())[..., 1], grey >> 8)
+    colour = np.stack([grey, grey[::-1], 65535 - grey], 2)
+    ok, data = cv2.imencode(".png", colour[..., ::-1])
+    assert ok
+    got = transforms.decode(data.tobytes()).astype(int)
+    assert np.abs(got - (colour >> 8)).max() <= 1
+    assert transforms.decode(encoded(Image.fromarray(grey), "TIFF")).max() == (grey >> 8).max()
+
+
+def test_cmyk_jpeg():
+    image = picture()
+    data = encoded(Image.fromarray(image).convert("CMYK"), "JPEG", quality=95)
+    near(transforms.decode(data), image, 5)
+
+
+@pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_stands_the_image_upright(fmt, orientation):
+    image = picture()
+    # transposition that a camera with this orientation has to undo
+    undo = {1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+            5: lambda a: a.transpose(1, 0, 2), 6: lambda a: a[::-1].transpose(1, 0, 2),
+            7: lambda a: a[::-1, ::-1].transpose(1, 0, 2), 8: lambda a: a[:, ::-1].transpose(1, 0, 2)}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    plain = transforms.decode(encoded(image, fmt, quality=90))
+    turned = transforms.decode(encoded(image, fmt, quality=90, exif=exif))
+    near(turned, undo(plain), 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_cut_jpeg_is_always_noticed(data):
+    image = picture(seed=data.draw(st.integers(0, 3)))
+    exif = Image.Exif()
+    exif[0x010E] = "thumbnail \xff\xd9 inside"
+    whole = encoded(image, "JPEG", progressive=data.draw(st.booleans()), exif=exif)
+    cut = whole[:data.draw(st.integers(1, len(whole) - 1))]
+    with pytest.raises(ImageError, match="cut.jpg: "):
+        transforms.decode(cut, "cut.jpg")
+    with pytest.raises(ImageError, match="cut.jpg: "):
+        transforms.image_size(cut, "cut.jpg")
+
+
+def test_the_end_marker_of_a_thumbnail_does_not_hide_a_cut():
+    thumbnail = encoded(picture(16, 16), "JPEG")
+    exif = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
+    whole = encoded(picture(), "JPEG")
+    whole = whole[:2] + exif + whole[2:]
+    assert transforms.decode(whole).shape == (60, 90, 3)
+    with pytest.raises(ImageError, match="truncated"):
+        transforms.decode(whole[:-40])
+
+
+def test_bytes_after_the_end_are_allowed():
+    whole = encoded(picture(), "JPEG")
+    assert np.array_equal(transforms.decode(whole + b"\0" * 100), transforms.decode(whole))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.binary(max_size=60), st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM",
+                                                b"II*\0", b"RIFF"]))
+def test_no_bytes_escape_as_another_error(data, start):
+    try:
+        image = transforms.decode(start + data, "x")
+    except ImageError as error:
+        assert str(error).startswith("x: ") and "\n" not in str(error)
+    else:
+        assert image.ndim == 3
+
+
+def test_damage_is_named(tmp_path):
+    png = encoded(picture(), "PNG")
+    cases = {"empty.jpg": (b"", "empty"), "text.jpg": (b"hello, I am no image", "not an image"),
+             "cut.png": (png[:len(png) // 2], "truncated"), "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "float")}
+    for name, (data, reason) in cases.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ImageError, match=f"{name}.*{reason}"):
+            transforms.decode(tmp_path / name)
+    with pytest.raises(ImageError, match="gone.jpg.*No such file"):
+        transforms.decode(tmp_path / "gone.jpg")
+    with pytest.raises(ImageError, match="cannot be read"):
+        transforms.decode(tmp_path)
+    assert issubclass(ImageError, InputError)
+
+
+@pytest.mark.parametrize("how", [transforms.decode, transforms.image_size])
+def test_a_decompression_bomb_is_refused_by_its_header(how):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    def png(width, height):
+        return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+                + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
+
+    for side in (10000, 60000):
+        with pytest.raises(ImageError, match="limit"):
+            how(png(side, side), "bomb.png")
+    jpeg = bytearray(encoded(picture(), "JPEG"))
+    at = jpeg.find(b"\xff\xc0")
+    jpeg[at + 5:at + 9] = struct.pack(">HH", 60000, 60000)
+    with pytest.raises(ImageError, match="limit"):
+        how(bytes(jpeg), "bomb.jpg")
+
+
+def test_a_long_strip_does_not_blow_up_in_the_resize():
+    with pytest.raises(ImageError, match="limit"):
+        transforms.preprocess(np.zeros((1, 500000, 3), np.uint8), transforms.preprocess_spec())
+
+
+# preprocessing -----------------------------------------------------------------------------------
+def test_preprocess_is_resize_crop_normalise():
+    image = picture(100, 130)
+    got = transforms.preprocess(image, SPEC)
+    assert got.shape == (3, 56, 56) and got.dtype == np.float32 and got.flags.c_contiguous
+    small = cv2.resize(image, (130 * 64 // 100, 64), interpolation=cv2.INTER_AREA)
+    left = (small.shape[1] - 56) // 2
+    crop = small[4:60, left:left + 56].astype(np.float64) / 255
+    want = ((crop - transforms.IMAGENET_MEAN) / transforms.IMAGENET_STD).transpose(2, 0, 1)
+    assert np.abs(got - want).max() < 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 90), st.sampled_from(transforms.AUGMENTS))
+def test_any_image_size_gives_the_crop(height, width, crop, kind):
+    spec = transforms.preprocess_spec(max(crop, 70), crop)
+    image = np.full((height, width, 3), 128, np.uint8)
+    got = transforms.augment(image, spec, kind, transforms.item_rng(0, 0, height))
+    assert got.shape == (3, crop, crop) and np.isfinite(got).all()
+
+
+@pytest.mark.parametrize("size, kind, mean, largest", [((320, 240), "smooth", 1.0, 6), ((640, 480), "smooth", 1.0, 6),
+                                                       ((32, 32), "noise", 0.7, 2), ((640, 480), "noise", 9.0, 75)])
+def test_resize_is_near_pillow(size, kind, mean, largest):
+    """Stated tolerance, in 8-bit steps. Enlarging: Pillow's bilinear up to rounding. Shrinking: our box and Pillow's
+    triangle average other neighbourhoods; on pure noise, the worst case, they still differ by a few steps only."""
+    if kind == "noise":
+        image = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    else:
+        image = picture(size[1], size[0])
+    ours = transforms.resize_short(image, 256)
+    pillow = np.asarray(Image.fromarray(image).resize((ours.shape[1], ours.shape[0]), Image.BILINEAR))
+    difference = np.abs(ours.astype(int) - pillow.astype(int))
+    assert difference.mean() <= mean and difference.max() <= largest, (difference.mean(), difference.max())
+
+
+def test_shrinking_does_not_alias():
+    checks = (np.indices((512, 512)).sum(0) % 2 * 255).astype(np.uint8)
+    small = transforms.resize_short(np.repeat(checks[..., None], 3, 2), 100)
+    assert np.abs(small.astype(int) - 127).max() < 20
+
+
+def test_bad_specs_are_refused():
+    for bad in ({"resize_size": 100, "crop_size": 101}, {"crop_size": 0}, {"std": (1, 0, 1)}, {"mean": (0, 0)}):
+        with pytest.raises(InputError):
+            transforms.preprocess_spec(**bad)
+    with pytest.raises(InputError, match="simclr"):
+        transforms.augment(picture(), SPEC, "simclear", transforms.item_rng(0, 0, 0))
+
+
+# augmentation ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["crop_flip", "simclr"])
+def test_an_item_depends_on_seed_epoch_index_and_view_only(kind):
+    image = picture(100, 130)
+    one = transforms.augment(image, SPEC, kind, transforms.item_rng(1, 2, 3, 0))
+    transforms.augment(picture(50, 50), SPEC, kind, transforms.item_rng(9, 9, 9))  # other work in between
+    np.random.seed(5)
+    assert np.array_equal(one, transforms.augment(image, SPEC, kind, transforms.item_rng(1, 2, 3, 0)))
+    others = [transforms.augment(image, SPEC, kind, transforms.item_rng(*other))
+              for other in ((2, 2, 3, 0), (1, 3, 3, 0), (1, 2, 4, 0), (1, 2, 3, 1))]
+    assert all(not np.array_equal(one, other) for other in others)
+
+
+def test_crop_flip_shows_windows_of_the_resized_image():
+    """Every output is a window of the resized image, mirrored or not; both happen, and the corners are reached."""
+    image = picture(64, 64)
+    spec = transforms.preprocess_spec(64, 62)
+    windows = {}
+    for top in range(3):
+        for left in range(3):
+            for flip in (1, -1):
+                crop = image[top:top + 62, left:left + 62][:, ::flip]
+                windows[transforms.normalise(np.ascontiguousarray(crop), spec).tobytes()] = (top, left, flip)
+    seen = {windows[transforms.augment(image, spec, "crop_flip", transforms.item_rng(0, 0, i)).tobytes()]
+            for i in range(300)}
+    assert len(seen) == 18
+
+
+def test_simclr_statistics():
+    """Frequencies of grey (0.2) and of untouched pixels stay within four standard deviations."""
+    image = np.zeros((80, 80, 3), np.uint8)
+    image[...] = (200, 90, 40)
+    spec = transforms.preprocess_spec(32, 32, mean=(0, 0, 0), std=(1, 1, 1))
+    n, grey, same = 800, 0, 0
+    for i in range(n):
+        got = np.rint(transforms.augment(image, spec, "simclr", transforms.item_rng(0, 0, i)) * 255)
+        assert got.min() >= 0 and got.max() <= 255
+        grey += (got[0] == got[1]).all() and (got[1] == got[2]).all()
+        same += (got == np.array([200, 90, 40])[:, None, None]).all()
+    assert abs(grey / n - 0.2) < 4 * (0.2 * 0.8 / n) ** 0.5
+    # neither jitter (p 0.8) nor grey; blur changes nothing on one colour
+    assert abs(same / n - 0.2 * 0.8) < 4 * (0.16 * 0.84 / n) ** 0.5
+
+
+def test_simclr_crops_cover_a_fifth_to_all():
+    rng = transforms.item_rng(0, 0, 0)
+    boxes = [transforms._random_box(300, 400, rng) for _ in range(500)]
+    share = np.array([h * w for _, _, h, w in boxes]) / (300 * 400)
+    assert share.min() > 0.19 and share.max() > 0.9
+    assert all(0 <= t and t + h <= 300 and 0 <= left and left + w <= 400 for t, left, h, w in boxes)
+    aspect = np.array([w / h for _, _, h, w in boxes])
+    assert aspect.min() > 0.73 and aspect.max() < 1.37
+
+
+def test_the_module_needs_no_paddle_and_starts_no_threads():
+    code = ("import sys; from utils import transforms; import cv2; "
+            "print('paddle' in sys.modules, cv2.getNumThreads())")
+    root = pathlib.Path(transforms.__file__).parents[1]
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
+    assert out.stdout.split()[0] == "False" and out.stdout.split()[1] in ("0", "1")
