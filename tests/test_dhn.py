@@ -7,7 +7,8 @@ import paddle
 import pytest
 
 from models.dhn import DHN, pair_loss, quantization_loss
-from tests.tiny import TinyBackbone, all_finite, cases, identity_method, leaf, near, near_gradient, random_batch, tensors
+from tests.tiny import (TinyBackbone, all_finite, cases, identity_method, leaf, near, near_gradient, random_batch,
+                        tensors)
 from utils.errors import InputError
 
 

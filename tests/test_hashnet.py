@@ -9,7 +9,8 @@ import pytest
 from models.functional import log_cosh, share_a_label, softplus
 from models.hashnet import HashNet, hashnet_loss
 from models.pairwise import Bank
-from tests.tiny import TinyBackbone, all_finite, cases, identity_method, leaf, near, near_gradient, random_batch, tensors
+from tests.tiny import (TinyBackbone, all_finite, cases, identity_method, leaf, near, near_gradient, random_batch,
+                        tensors)
 from utils.errors import InputError
 
 HYPER = {name: default for name, (default, _) in HashNet.hyperparameters.items()}
@@ -66,7 +67,8 @@ def test_golden_without_positives_or_negatives(golden):
 def test_golden_halves(golden):
     z = golden("hashnet_loss")
     for key in cases(z, r"thuml_pairwise/[^/]+(?=/out1)"):
-        alpha, class_num, threshold = (float(z[f"{key}/{name}"]) for name in ("sigmoid_param", "class_num", "l_threshold"))
+        alpha, class_num, threshold = (float(z[f"{key}/{name}"])
+                                       for name in ("sigmoid_param", "class_num", "l_threshold"))
         s = share_a_label(*(paddle.to_tensor(z[f"{key}/label{i}"]) for i in (1, 2)))
         paper = key.replace("thuml_pairwise", "thuml_updated")
         for where, settings in ((key, (alpha, class_num, threshold)), (paper, (1.0, 0, None))):
