@@ -47,6 +47,27 @@ def load_data(recipe, method_class):
     return protocol
 
 
+def add_text_features(protocol, recipe, saved=None):
+    """Turn the texts of all splits into features, where the data brings texts and not features.
+
+    Args:
+        saved: plain values of the vectoriser of a checkpoint; None fits one on the training texts.
+
+    Returns:
+        (plain values of the vectoriser or None, a line for the log or None).
+    """
+    from utils.text import Vectorizer, empty_rows
+    if protocol.train.texts is None or protocol.train.text_features is not None:
+        return None, None
+    vectorizer = Vectorizer.from_dict(saved) if saved else \
+        Vectorizer.fit(protocol.train.texts, recipe["text_kind"], recipe["text_limit"])
+    empty = 0
+    for split in protocol.splits:
+        split.text_features = vectorizer.transform(split.texts)
+        empty += empty_rows(split.text_features)
+    return vectorizer.to_dict(), f"texts: {len(vectorizer)} words, {empty} texts without a known word"
+
+
 def main(argv):
     recipe, run, source = resolve(argv)
     choose_device(run["device"])
@@ -57,6 +78,7 @@ def job(recipe, run, source):
     """Train or evaluate one resolved recipe in this process (one of several ranks, or the only one)."""
     import paddle
     from models import METHODS, build_method, load_weights
+    from utils.checkpoint import load_checkpoint
     from utils.config import write_recipe
     from utils.distributed import is_main, world_size
     from utils.evaluator import Evaluator, describe, recipe_spec, validation_splits
@@ -71,7 +93,15 @@ def job(recipe, run, source):
         raise InputError(f"{folder} holds a run; go on with --resume {folder}/latest.safetensors, start anew with "
                          "--overwrite, or choose another --output-dir")
     protocol = load_data(recipe, method_class)
+    checkpoint = run["pretrained"] or run["resume"]
     data = {"num_train": len(protocol.train), "num_classes": len(protocol.classes), "text_dim": None}
+    vectorizer = text_note = None
+    if "text" in method_class.modalities:
+        vectorizer, text_note = add_text_features(
+            protocol, recipe, load_checkpoint(checkpoint)[1].get("vectorizer") if checkpoint else None)
+        if protocol.train.text_features is None:
+            raise InputError(f"method {recipe['method']} needs texts, and dataset {recipe['dataset']} has none")
+        data["text_dim"] = protocol.train.text_features.shape[1]
     if protocol.train.features is not None:
         recipe = {**recipe, "backbone": f"precomputed:{protocol.train.features.shape[1]}", "freeze_backbone": True}
     if recipe["feature_norm"] != "none" and not recipe["freeze_backbone"]:
@@ -82,7 +112,6 @@ def job(recipe, run, source):
     if recipe["topK"] is None:
         recipe = {**recipe, "topK": protocol.topk}
 
-    checkpoint = run["pretrained"] or run["resume"]
     seed_everything(recipe["seed"], 0)
     with paddle.utils.unique_name.guard():  # optimizer state is stored under parameter names
         method = build_method({**recipe, **({"backbone_weights": None, "pretrained_backbone": False} if checkpoint else {})},
@@ -95,6 +124,8 @@ def job(recipe, run, source):
         log.line(f"recipe: {source or 'defaults'}; method {recipe['method']}, {recipe['bit']} bits, dataset "
                  f"{recipe['dataset']}: {len(protocol.train)} train, {len(protocol.query)} query, "
                  f"{len(protocol.database)} database; device {paddle.get_device()} x {world_size()}, seed {recipe['seed']}")
+        if text_note:
+            log.line(text_note)
         if method_class.kind == "unsupervised" and protocol.train.labels is not None and not run["eval"]:
             log.line(f"note: {recipe['method']} is unsupervised; the labels serve evaluation only")
         final = Evaluator(protocol.query, protocol.database, recipe, run, recipe["topK"])
@@ -109,7 +140,8 @@ def job(recipe, run, source):
                 splits = validation_splits(protocol.train, protocol.database, recipe["val_size"],
                                            derive(recipe["split_seed"], 3))
                 chooser = Evaluator(*splits, recipe, run, recipe["topK"])
-            extra = {"data": data, "protocol": protocol.record(), "classes": protocol.classes}
+            extra = {"data": data, "protocol": protocol.record(), "classes": protocol.classes,
+                     "vectorizer": vectorizer}
             report, state = fit(method, protocol.train, chooser, recipe, run, log, extra)
             # the result is that of the best checkpoint: the one that is exported and deployed
             if state["best_epoch"] != state["epoch"]:

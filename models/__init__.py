@@ -40,8 +40,6 @@ def build_method(recipe, num_train, num_classes, text_dim=None):
     method_class = METHODS[recipe["method"]]
     backbone = build_backbone(recipe["backbone"], weights=recipe["backbone_weights"],
                               pretrained=recipe["pretrained_backbone"], image_size=recipe["crop_size"])
-    if "text" in method_class.modalities and not text_dim:
-        raise InputError(f"method {recipe['method']} needs texts, and dataset {recipe['dataset']} has none")
     hyper = {key: recipe[key] for key in method_class.hyperparameters}
     return method_class(backbone, recipe["bit"], num_train, num_classes, text_dim=text_dim,
                         feature_norm=recipe["feature_norm"], frozen=recipe["freeze_backbone"], **hyper)

@@ -72,6 +72,8 @@ RECIPE = {
     "resize_size": (256, _whole(8), "shorter side before the crop, pixels"),
     "crop_size": (224, _whole(8), "input size of the network, pixels"),
     "augment": ("crop_flip", _choice("none", "crop_flip", "simclr"), "training augmentation"),
+    "text_kind": ("tfidf", _choice("tfidf", "bow"), "text features of raw texts: TF-IDF or bag of words"),
+    "text_limit": (2000, _whole(1), "words kept for the text features, the most frequent first"),
     "batch_size": (64, _whole(1), "images per process and step"),
     "eval_batch_size": (64, _whole(1), "images per process when encoding"),
     "epoch": (150, _whole(0), "passes over the training split"),
