@@ -1,0 +1,1 @@
+"""What a deployed model needs. Nothing here imports paddleclas, models or training code."""

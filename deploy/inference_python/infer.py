@@ -1,0 +1,159 @@
+"""Answer a query with an exported model through Paddle Inference (the TIPC entry).
+
+    python deploy/inference_python/infer.py --model-dir output/model --img-path cat.jpg --benchmark True
+"""
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from deploy.cli import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
+from utils.errors import InputError, run_main  # noqa: E402
+
+
+def flags():
+    parser = Flags("Query a database of images with an exported hashing model.")
+    parser.flag("--model-dir", metavar="DIR", help="folder that export_model.py wrote")
+    parser.flag("--bit", type=count(1), help="refuse a model of another code length")
+    parser.flag("--dataset", help="protocol or folder of lists; default: the one the model was trained on")
+    parser.flag("--data-path", metavar="DIR", help="folder of the images; default: the one of the training run")
+    parser.flag("--list-dir", metavar="DIR", help="folder with the database and query lists")
+    parser.flag("--split-seed", "--seed", type=count(0), help="seed of the split; default: the training run's")
+    parser.flag("--save-path", metavar="DIR", default="./output", help="where the database codes are kept")
+    parser.flag("--code-file", metavar="FILE", help="database codes; default <save-path>/database_<method>_<bits>.npz")
+    parser.flag("--rebuild", type=boolean, help="encode the database even if there is a code file")
+    parser.flag("--img-path", metavar="FILE", help="query picture; default: the first query of the split")
+    parser.flag("--topk", type=count(1), default=1, help="matches to print")
+    parser.flag("--batch-size", type=count(1), default=1, help="pictures a call when the database is encoded")
+    parser.flag("--workers", type=count(1), default=2, help="decoding threads")
+    parser.flag("--use-gpu", type=boolean, help="run on the GPU (default False)")
+    parser.flag("--threads", type=count(1), help="math threads on the CPU; default all cores")
+    parser.flag("--mkldnn", "--enable-mkldnn", type=boolean, help="oneDNN kernels, float32")
+    parser.flag("--bf16", type=boolean, help="oneDNN kernels, bfloat16")
+    parser.flag("--evaluate", type=boolean, help="encode the query split too and print mAP")
+    parser.flag("--map-topk", type=count(0), help="K of mAP@K, 0 = all; default: the training run's")
+    parser.flag("--benchmark", type=boolean, help="print the usual benchmark section")
+    parser.flag("--warmup", type=count(0), default=1, help="unmeasured queries of the benchmark")
+    parser.flag("--repeat", type=count(1), default=10, help="measured queries of the benchmark")
+    return parser
+
+
+def query_image(options, data):
+    """(name, decoded picture or feature vector) of the query."""
+    if options.img_path:
+        from utils.transforms import decode
+        return options.img_path, decode(options.img_path)
+    query = data.protocol.query
+    if not len(query):
+        raise InputError(f"the query split of {data.request['dataset']} is empty; give --img-path")
+    return query.ids[0], query.features[0] if query.features is not None else query.images.read(0)
+
+
+def model_input(predictor, item):
+    """Decoded picture uint8 [H, W, 3] or feature vector [D] -> a batch of one."""
+    import numpy as np
+
+    from utils.transforms import preprocess
+    wanted = predictor.manifest["image"]["input"]
+    if item.ndim == 1:
+        return np.asarray(item, dtype="float32")[None]
+    if len(wanted) == 1:
+        raise InputError(f"this model reads feature vectors of {wanted[0]} numbers, not pictures; leave --img-path out")
+    return preprocess(item, predictor.manifest["preprocess"])[None]
+
+
+def evaluate_codes(predictor, data, database, options):
+    """mAP of the predictor's codes, image queries on the database's image codes.
+
+    Returns:
+        (report of utils.metrics.evaluate, codes of the query split).
+    """
+    from deploy.inference_python.encode import encode_split
+    from utils.metrics import evaluate
+    query = data.protocol.query
+    if query.labels is None or database.labels is None:
+        raise InputError(f"--evaluate needs labels, and {data.request['dataset']} has none")
+    codes, positions, broken = encode_split(predictor, query, batch_size=options.batch_size, workers=options.workers)
+    if broken:
+        print(f"----- Skipped {len(broken)} broken query pictures: {broken[0]}")
+    topk = options.map_topk if options.map_topk is not None else data.topk
+    topk = data.protocol.topk if topk is None else topk
+    rule = predictor.manifest.get("recipe", {}).get("ap", "hits")
+    return evaluate(codes, database.codes, query.labels[positions], database.labels, predictor.bits, topk=topk, ap=rule)
+
+
+def benchmark(predictor, index, options, item, start_up):
+    """Time the query's three stages again and again; print the report."""
+    from utils.autolog import AutoLogger
+    from utils.transforms import decode
+    log = AutoLogger(f"{predictor.manifest['method']}_{predictor.bits}", batch_size=1, data_num=options.repeat,
+                     input_shape=predictor.manifest["image"]["input"], precision=predictor.precision,
+                     device="gpu" if options.use_gpu else "cpu", runtime=predictor.runtime(),
+                     extra={"start_up_time(s)": start_up if start_up is None else round(start_up, 3),
+                            "database_items": len(index)})
+    for call in range(options.warmup + options.repeat):
+        if call == options.warmup:
+            log.times.calls.clear()
+        log.times.start()
+        image = model_input(predictor, decode(options.img_path) if options.img_path else item)
+        log.times.stamp()
+        code = predictor.encode(image)
+        log.times.stamp()
+        search(index, code, options.topk)
+        log.times.end(stamp=True)
+    log.report()
+
+
+def search(index, relaxed, k):
+    """Relaxed codes float32 [Q, bits] -> (distance [Q, k], position [Q, k])."""
+    from utils.hamming import pack
+    return index.search(pack(relaxed), k)
+
+
+def main(argv):
+    options = flags().parse(argv)
+    if not options.model_dir:
+        raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
+    quiet()
+    from deploy.inference_python.encode import Data, code_name, open_code_file, picture_path
+    from deploy.inference_python.predictor import Predictor, check_bits, read_manifest
+    from utils.autolog import since_process_start
+
+    manifest = read_manifest(options.model_dir)
+    check_bits(manifest, options.bit, options.model_dir)
+    data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
+    name, item = query_image(options, data)
+    start = time.perf_counter()
+    predictor = Predictor(options.model_dir, "gpu" if options.use_gpu else "cpu", options.threads, options.mkldnn,
+                          options.bf16)
+    start_up = since_process_start()
+    print(f"----- Load model from {options.model_dir}: {manifest['method']}, {manifest['bits']} bits, "
+          f"{predictor.precision}, fingerprint {predictor.fingerprint} ({time.perf_counter() - start:.2f} s)")
+    code = predictor.encode(model_input(predictor, item))
+
+    from deploy.index import ExactIndex
+    path = options.code_file or os.path.join(options.save_path, code_name(manifest, precision=predictor.precision))
+    codefile = open_code_file(predictor, data, path, rebuild=options.rebuild, batch_size=options.batch_size,
+                              workers=options.workers)
+    index = ExactIndex(codefile)
+    distance, position = search(index, code, options.topk)
+    found = [picture_path(data, codefile.ids[i], codefile.meta.get("root")) for i in position[0]]
+    print(f"----- Query: {name}")
+    from utils.hamming import pack
+    print(f"----- Query code: {pack(code)[0].tobytes().hex()}")
+    print(f"----- Predicted Hamm_min: {distance[0, 0]}")
+    print(f"----- Found matched picture: {found[0]}")
+    if options.topk > 1:
+        for rank, (apart, match) in enumerate(zip(distance[0], found), 1):
+            print(f"{rank:>4} {apart:>4}  {match}")
+    if options.evaluate:
+        report = evaluate_codes(predictor, data, codefile, options)
+        print(f"----- {report['definition']['name']}: {report['mAP']:.6f} (tie-aware expectation "
+              f"{report['mAP_expected']:.6f}), {predictor.precision} codes of Paddle Inference")
+    if options.benchmark:
+        benchmark(predictor, index, options, item, start_up)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,366 @@
+"""Find the database items nearest to pictures or words.
+
+    python predict.py --model-dir output/model --img cat.jpg --topk 10
+    python predict.py --pretrained output/run/best.safetensors --img folder/ --json
+    python predict.py --model-dir output/model --text "red circle"          (cross-modal models)
+"""
+import contextlib
+import ctypes
+import json
+import os
+import sys
+
+import numpy as np
+
+from deploy.cli import Flags, boolean, count, quiet
+from utils.errors import InputError, run_main
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")  # of --save-path as a file
+SHOWN = 10  # queries in the picture grid
+
+
+def flags():
+    parser = Flags("Nearest database items of a picture, a folder, a list of pictures, or a text.")
+    parser.flag("--img", "--img-path", metavar="PATH",
+                help="picture, folder, or .txt list of pictures; default: the first query of the data set")
+    parser.flag("--text", metavar="WORDS", help="query in words (cross-modal models)")
+    parser.flag("--search", choices=("image", "text"), default="image", help="which codes of the database to search")
+    parser.flag("--model-dir", metavar="DIR", help="folder that export_model.py wrote (Paddle Inference)")
+    parser.flag("--pretrained", metavar="CKPT", help="checkpoint, in place of --model-dir")
+    parser.flag("--bit", type=count(1), help="refuse a model of another code length")
+    parser.flag("--dataset", help="protocol or folder of lists; default: the one the model was trained on")
+    parser.flag("--data-path", metavar="DIR", help="folder of the images; default: the one of the training run")
+    parser.flag("--list-dir", metavar="DIR", help="folder with the database list")
+    parser.flag("--split-seed", "--seed", type=count(0), help="seed of the split; default: the training run's")
+    parser.flag("--code-file", metavar="FILE", help="database codes; default database_<method>_<bits>.npz in the "
+                                                    "folder of --save-path; made when missing")
+    parser.flag("--rebuild", type=boolean, help="encode the database even if there is a code file")
+    parser.flag("--save-path", metavar="PATH", default="./output",
+                help="folder for matches.png (or the picture's name itself)")
+    parser.flag("--show", type=boolean, help="open the picture grid in a window")
+    parser.flag("--topk", type=count(1), default=10, help="matches a query")
+    parser.flag("--json", type=boolean, help="machine-readable result on stdout, everything else on stderr")
+    parser.flag("--batch-size", type=count(1), default=32, help="pictures a call")
+    parser.flag("--workers", type=count(1), default=2, help="decoding threads")
+    parser.flag("--use-gpu", type=boolean, help="run on the GPU (default False)")
+    parser.flag("--threads", type=count(1), help="math threads on the CPU; default all cores")
+    parser.flag("--mkldnn", "--enable-mkldnn", type=boolean, help="oneDNN kernels, float32 (with --model-dir)")
+    parser.flag("--bf16", type=boolean, help="oneDNN kernels, bfloat16 (with --model-dir)")
+    return parser
+
+
+# models ---------------------------------------------------------------------------------
+class Network:
+    """A checkpoint behind the interface of deploy.inference_python.predictor.Predictor."""
+
+    precision = "fp32"
+
+    def __init__(self, path, use_gpu=False):
+        import paddle
+
+        from models import load_method
+        from models.export import find_vectorizer, manifest
+        from utils.transforms import preprocess_spec
+        if use_gpu and not paddle.is_compiled_with_cuda():
+            raise InputError("no GPU: this Paddle is built without CUDA; use --use-gpu False")
+        paddle.set_device("gpu" if use_gpu else "cpu")
+        self.method, meta = load_method(path)
+        self.manifest = manifest(self.method, meta, preprocess_spec(meta["recipe"]["resize_size"],
+                                                                    meta["recipe"]["crop_size"]))
+        self.vectorizer = find_vectorizer(meta, path) if "text" in self.manifest else None
+        self.bits, self.fingerprint = self.manifest["bits"], self.manifest["fingerprint"]
+
+    def _run(self, function, x):
+        import paddle
+        with paddle.no_grad():
+            return function(paddle.to_tensor(np.asarray(x, dtype="float32"))).numpy()
+
+    def encode(self, images):
+        """As Predictor.encode."""
+        return self._run(self.method.encode, images)
+
+    def encode_text(self, x):
+        """As Predictor.encode_text."""
+        if not self.manifest.get("text"):
+            raise InputError(f"method {self.method.name} reads images only; a text query needs a cross-modal model")
+        return self._run(self.method.encode_text, x)
+
+
+def open_model(options):
+    """(encoder, vectorizer or None) of --model-dir or --pretrained."""
+    from deploy.inference_python.encode import open_vectorizer
+    from deploy.inference_python.predictor import Predictor, check_bits, read_manifest
+    if bool(options.model_dir) == bool(options.pretrained):
+        raise InputError("give either --model-dir DIR (of export_model.py) or --pretrained CHECKPOINT")
+    if options.model_dir:
+        check_bits(read_manifest(options.model_dir), options.bit, options.model_dir)
+        encoder = Predictor(options.model_dir, "gpu" if options.use_gpu else "cpu", options.threads, options.mkldnn,
+                            options.bf16)
+        return encoder, open_vectorizer(encoder.manifest, options.model_dir)
+    if options.mkldnn or options.bf16:
+        raise InputError("--mkldnn and --bf16 belong to exported models; give --model-dir")
+    encoder = Network(options.pretrained, options.use_gpu)
+    check_bits(encoder.manifest, options.bit, options.pretrained)
+    return encoder, encoder.vectorizer
+
+
+# queries --------------------------------------------------------------------------------
+def query_files(path, roots):
+    """Picture files that --img names.
+
+    Args:
+        path: a picture, a folder (searched with its sub-folders, in order of names), or a .txt list in the
+            format of the data sets (labels are ignored).
+        roots: folders where the names of a list may start.
+
+    Raises:
+        InputError: nothing there, no picture in the folder, or a listed file that is not found.
+    """
+    from utils.transforms import IMAGE_ENDINGS
+    if os.path.isdir(path):
+        found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
+                 if name.lower().endswith(IMAGE_ENDINGS)]
+        if not found:
+            raise InputError(f"the folder {path} holds no pictures ({', '.join(IMAGE_ENDINGS)})")
+        return sorted(found)
+    if not path.lower().endswith(".txt"):
+        return [path]
+    from utils.datasets.lists import read_list
+    names, _, lines = read_list(path)
+    if not names:
+        raise InputError(f"the list {path} is empty")
+    return [_find(name, [os.path.dirname(path), *roots, ".", "/"], f"{path}:{line}")
+            for name, line in zip(names, lines)]
+
+
+def _find(name, roots, where):
+    for root in roots:
+        if root is not None and os.path.isfile(os.path.join(root, name)):
+            return os.path.join(root, name)
+    raise InputError(f"{where}: no picture {name} beside the list or in the data folder; correct the list or --data-path")
+
+
+def encode_queries(options, encoder, data, vectorizer):
+    """(names, relaxed codes float32 [Q, bits], the first few pictures or texts for the grid)."""
+    if options.text is not None:
+        if not encoder.manifest.get("text"):
+            raise InputError(f"method {encoder.manifest['method']} reads images only; --text needs a cross-modal model "
+                             "(djsrh)")
+        if vectorizer is None:
+            raise InputError("this model has no vectorizer.json (it was trained on precomputed text features), so it "
+                             "cannot read words")
+        row = np.asarray(vectorizer.transform([options.text]), dtype="float32")
+        if not row.any():
+            raise InputError(f"the model knows none of the words in {options.text!r}; try words of its training texts")
+        return [options.text], encoder.encode_text(row), [options.text]
+    if len(encoder.manifest["image"]["input"]) == 1:
+        return _feature_query(options, encoder, data)
+    from utils.transforms import decode, preprocess
+    spec = encoder.manifest["preprocess"]
+    if options.img is None:
+        names, read = data.protocol.query.ids[:1], data.protocol.query.images.read
+    else:
+        names = query_files(options.img, [data.root])
+        read = lambda i: decode(names[i])  # noqa: E731
+    codes, shown = [], []
+    for start in range(0, len(names), options.batch_size):
+        pictures = [read(i) for i in range(start, min(start + options.batch_size, len(names)))]
+        codes.append(encoder.encode(np.stack([preprocess(picture, spec) for picture in pictures])))
+        shown += pictures[:max(0, SHOWN - len(shown))]
+    return names, np.concatenate(codes), shown
+
+
+def _feature_query(options, encoder, data):
+    """The query of a model that reads feature vectors: the first of the data set."""
+    if options.img is not None:
+        raise InputError("this model reads precomputed features, not pictures; leave --img out or ask with --text")
+    query = data.protocol.query
+    return query.ids[:1], encoder.encode(np.asarray(query.features[:1], dtype="float32")), [query.ids[0]]
+
+
+# results --------------------------------------------------------------------------------
+def label_names(codefile, position, classes):
+    """Class names of a database item, None where the database has no labels."""
+    if codefile.labels is None:
+        return None
+    columns = np.flatnonzero(codefile.labels[position])
+    return [classes[c] if c < len(classes) else str(int(c)) for c in columns]
+
+
+def results(names, distance, position, codefile, data, texts=None):
+    """Plain values: one dict a query with its ranked matches."""
+    from deploy.inference_python.encode import picture_path
+    classes = codefile.meta.get("classes") or data.classes
+    out = []
+    for name, apart, places in zip(names, distance, position):
+        matches = [{"rank": rank, "distance": int(d), "id": codefile.ids[i], "position": int(i),
+                    "path": picture_path(data, codefile.ids[i], codefile.meta.get("root")),
+                    "labels": label_names(codefile, i, classes),
+                    **({"text": texts[codefile.ids[i]]} if texts is not None else {})}
+                   for rank, (d, i) in enumerate(zip(apart, places), 1)]
+        out.append({"query": name, "matches": matches})
+    return out
+
+
+def table(query):
+    """The lines of one query's table."""
+    lines = [f"----- Query: {query['query']}", f"{'rank':>4} {'distance':>8}  path (labels)"]
+    for match in query["matches"]:
+        labels = "" if match["labels"] is None else f"  ({', '.join(match['labels']) or 'no label'})"
+        text = f"  {match['text']!r}" if "text" in match else ""
+        lines.append(f"{match['rank']:>4} {match['distance']:>8}  {match['path']}{labels}{text}")
+    return lines
+
+
+@contextlib.contextmanager
+def stdout_to_stderr():
+    """Send everything that is printed meanwhile, by Python or by C++ code, to stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        with contextlib.suppress(OSError, AttributeError, TypeError):
+            ctypes.CDLL(None).fflush(None)  # C's own buffer, else it would follow after the switch back
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def has_display():
+    """True where a window can be opened."""
+    return sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def main(argv):
+    options = flags().parse(argv)
+    quiet()
+    if not options.json:
+        run(options)
+        return
+    with stdout_to_stderr():
+        answer = run(options)
+    print(json.dumps(answer, indent=2, ensure_ascii=False))
+
+
+def run(options):
+    """Answer the queries; prints the tables, writes the grid, returns the plain result."""
+    from deploy.index import ExactIndex
+    from deploy.inference_python.encode import Data, code_name, open_code_file
+    from utils.hamming import pack
+    if options.text is not None and options.img is not None:
+        raise InputError("give --img or --text, not both")
+    encoder, vectorizer = open_model(options)
+    manifest = encoder.manifest
+    if options.search == "text" and not manifest.get("text"):
+        raise InputError(f"method {manifest['method']} has no text codes; --search text needs a cross-modal model")
+    data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
+    names, relaxed, shown = encode_queries(options, encoder, data, vectorizer)
+
+    as_file = options.save_path.lower().endswith(ENDINGS)
+    folder = os.path.dirname(options.save_path) if as_file else options.save_path
+    path = options.code_file or os.path.join(folder, code_name(manifest, options.search, encoder.precision))
+    codefile = open_code_file(encoder, data, path, options.search, options.rebuild, check_data=False,
+                              batch_size=options.batch_size, workers=options.workers, vectorizer=vectorizer)
+    distance, position = ExactIndex(codefile).search(pack(relaxed), options.topk)
+    texts = None
+    if options.search == "text" and data.protocol.database.texts is not None:
+        texts = dict(zip(data.protocol.database.ids, data.protocol.database.texts))
+    answer = {"method": manifest["method"], "bits": manifest["bits"], "fingerprint": manifest["fingerprint"],
+              "precision": encoder.precision, "search": options.search, "code_file": path,
+              "database_items": len(codefile.ids), "grid": None,
+              "queries": results(names, distance, position, codefile, data, texts)}
+    for query in answer["queries"]:
+        print("\n".join(table(query)))
+    print(f"----- Predicted Hamm_min: {distance[0, 0]}")
+    print(f"----- Found matched picture: {answer['queries'][0]['matches'][0]['path']}")
+    grid = options.save_path if as_file else os.path.join(folder, "matches.png")
+    if draw(grid, shown, answer["queries"], codefile, data):
+        answer["grid"] = grid
+        print(f"----- Save picture grid in: {grid}")
+    if options.show:
+        show(answer["grid"])
+    return answer
+
+
+def draw(path, shown, queries, codefile, data):
+    """Write the picture grid of the first queries.
+
+    Args:
+        shown: query pictures (uint8 [H, W, 3]) or texts.
+        queries: what ``results`` made.
+
+    Returns:
+        True if it was written; without the database's pictures there is none, and a line says so.
+    """
+    from utils.plots import retrieval_grid
+    from utils.transforms import ImageError
+    try:
+        read = database_reader(codefile, data)
+        known = query_labels(data) if codefile.labels is not None else {}
+        rows = []
+        for item, query in zip(shown, queries):
+            labels = known.get(query["query"], known.get(os.path.normpath(query["query"])))
+            matches = []
+            for match in query["matches"][:SHOWN]:
+                try:
+                    picture = read(match)
+                except ImageError:  # gone or broken since it was encoded
+                    picture = match["id"]
+                relevant = None if labels is None else bool((labels & codefile.labels[match["position"]]).any())
+                matches.append({"item": match.get("text", picture), "distance": match["distance"], "relevant": relevant,
+                                "caption": ", ".join(match["labels"] or [])})
+            rows.append({"query": item, "caption": os.path.basename(query["query"]), "matches": matches})
+    except InputError as error:
+        print(f"----- No picture grid: {error}")
+        return False
+    retrieval_grid(path, rows)
+    return True
+
+
+def query_labels(data):
+    """dict id or path -> labels uint8 [C] of the data set's own queries: their matches are framed by relevance."""
+    try:
+        query = data.protocol.query
+    except InputError:  # a code file without its data set
+        return {}
+    if query.labels is None:
+        return {}
+    path = getattr(query.images, "path", lambda i: query.ids[i])
+    return {name: query.labels[i] for i in range(len(query)) for name in (query.ids[i], os.path.normpath(path(i)))}
+
+
+def database_reader(codefile, data):
+    """Function (match) -> picture of a database item: from its file where it is one, else from the data set."""
+    from utils.transforms import decode
+
+    def read(match):
+        if os.path.isfile(match["path"]):
+            return decode(match["path"])
+        split = data.protocol.database
+        if split.images is None:
+            return match["id"]
+        if not places:
+            places.update((name, i) for i, name in enumerate(split.ids))
+        if match["id"] not in places:
+            raise InputError(f"the database of {data.request['dataset']} has no item {match['id']}")
+        return split.images.read(places[match["id"]])
+
+    places = {}
+    return read
+
+
+def show(grid):
+    """Open the grid in the system's picture viewer, or say why not."""
+    if grid is None:
+        print("----- Nothing to show: there is no picture grid")
+    elif not has_display():
+        print(f"----- No display to show it on; the picture grid is in {grid}")
+    else:
+        from PIL import Image
+        Image.open(grid).show()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,83 @@
+"""Small checkpoints and exports for the tests of export, inference and prediction; made once a session."""
+import numpy as np
+
+NETWORK = "ViT:patch=16,dim=32,depth=1,heads=4,mlp=2"
+BITS = 20  # not a multiple of 8
+SIZES = {"num_train": 64, "num_database": 160, "num_query": 16}
+_made = {}
+
+
+def checkpoint(tmp_path_factory, shapes, name="hashnet", seed=3):
+    """(path of a checkpoint with random weights, the method in evaluation mode)."""
+    key = name, seed
+    if key not in _made:
+        import paddle
+
+        from models import METHODS, build_method
+        from utils.checkpoint import save_checkpoint
+        from utils.config import RECIPE
+        from utils.datasets import load_protocol
+        from utils.text import Vectorizer
+        from utils.transforms import preprocess_spec
+        data_set = load_protocol("shapes", root=str(shapes), **SIZES)
+        recipe = {key: default for key, (default, _, _) in RECIPE.items()}
+        recipe.update({key: default for key, (default, _) in METHODS[name].hyperparameters.items()})
+        recipe.update(method=name, backbone=NETWORK, bit=BITS, pretrained_backbone=False, crop_size=48, resize_size=56,
+                      data_path=str(shapes), topK=0, **SIZES)
+        meta = {"recipe": recipe, "epoch": 0, "classes": data_set.classes,
+                "data": {"num_train": 64, "num_classes": len(data_set.classes), "text_dim": None}}
+        if "text" in METHODS[name].modalities:
+            vectorizer = Vectorizer.fit(data_set.train.texts)
+            meta["vectorizer"] = vectorizer.to_dict()
+            meta["data"]["text_dim"] = len(vectorizer)
+        paddle.seed(seed)
+        method = build_method(recipe, **meta["data"])
+        method.eval()
+        centre(method, data_set, preprocess_spec(56, 48))
+        path = tmp_path_factory.mktemp(f"{name}{seed}") / "best.safetensors"
+        tensors = {f"model/{key}": value.numpy() for key, value in method.state_dict().items()}
+        save_checkpoint(str(path), tensors, {**meta, "fingerprint": method.fingerprint(preprocess_spec(56, 48))})
+        _made[key] = path, method
+    return _made[key]
+
+
+def centre(method, data_set, spec):
+    """Random weights give nearly the same code to every picture; a random plane through the mean makes them differ."""
+    import paddle
+
+    from utils.transforms import preprocess
+    pictures = np.stack([preprocess(data_set.train.images.read(i), spec) for i in range(16)])
+    with paddle.no_grad():
+        features = method.norm(method.backbone_features(paddle.to_tensor(pictures))).numpy()
+    if features.ndim == 2 and hasattr(method, "hash") and method.hash.weight.shape[0] == features.shape[1]:
+        weight = np.random.default_rng(0).standard_normal(method.hash.weight.shape).astype("float32")
+        scale = 1 / np.maximum((features - features.mean(0)).std(), 1e-6)
+        method.hash.weight.set_value(weight * scale)
+        method.hash.bias.set_value(-(features.mean(0) @ (weight * scale)).astype("float32"))
+
+
+def exported(tmp_path_factory, shapes, name="hashnet", seed=3):
+    """Folder of the exported model of ``checkpoint``."""
+    from export_model import export
+    path, _ = checkpoint(tmp_path_factory, shapes, name, seed)
+    folder = path.parent / "inference"
+    if not folder.exists():
+        export(str(path), str(folder))
+    return folder
+
+
+def pictures(shapes, count=16, split="query"):
+    """(Split, preprocessed images float32 [count, 3, 48, 48]) of the shapes set."""
+    from utils.datasets import load_protocol
+    from utils.transforms import preprocess, preprocess_spec
+    part = getattr(load_protocol("shapes", root=str(shapes), **SIZES), split)
+    return part, np.stack([preprocess(part.images.read(i), preprocess_spec(56, 48)) for i in range(count)])
+
+
+def one_error_line(done, *words):
+    """The command failed with one clear line on stderr that holds the words, and without a traceback."""
+    assert done.returncode == 2, (done.returncode, done.stdout, done.stderr)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    for word in words:
+        assert str(word) in lines[0], lines[0]
