@@ -1,0 +1,125 @@
+#!/bin/sh
+# Make the virtual environment and install the pinned requirements. Quick and says so when nothing is to do.
+#
+#   sh scripts/setup.sh [--test]        --test: the test requirements too
+#
+# Environment:
+#   PYTHON            interpreter, 3.9 to 3.12 (default: the first of python3, python3.12 ... python3.9, python)
+#   VENV              folder of the environment (.venv)
+#   PADDLE_DEVICE     cpu or gpu (cpu)
+#   PADDLE_VERSION    3.3.1 on cpu; 2.6.2 on gpu, the newest paddlepaddle-gpu of the public index
+#   PADDLE_INDEX_URL  one more package index: Paddle's own has the 3.x GPU wheels
+set -eu
+# shellcheck source=scripts/common.sh
+. "$(dirname "$0")/common.sh"
+
+PADDLECLAS=2.6.0
+
+# 3.11.7 for an interpreter; fails when it does not start
+version_of() {
+    "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null
+}
+
+supported() {
+    case $1 in 3.9.* | 3.10.* | 3.11.* | 3.12.*) return 0 ;; esac
+    return 1
+}
+
+# Sets PYTHON and version, or stops with one line.
+find_python() {
+    if [ -n "${PYTHON:-}" ]; then
+        version=$(version_of "$PYTHON") || die "PYTHON=$PYTHON does not start; give a Python 3.9 to 3.12"
+        supported "$version" || die "$PYTHON is Python $version; Python 3.9 to 3.12 is needed (set PYTHON)"
+        return
+    fi
+    seen=
+    for PYTHON in python3 python3.12 python3.11 python3.10 python3.9 python; do
+        version=$(version_of "$PYTHON") || continue
+        supported "$version" && return
+        seen="$seen $PYTHON is $version,"
+    done
+    die "no Python 3.9 to 3.12 on the PATH (${seen:- nothing found,} set PYTHON to one)"
+}
+
+make_venv() {
+    "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null ||
+        die "$PYTHON has no venv module; on Debian and Ubuntu: apt-get install python3-venv (python${version%.*}-venv)"
+    if [ -d "$VENV" ] && [ ! -f "$VENV/pyvenv.cfg" ] && [ -n "$(ls -A "$VENV")" ]; then
+        die "$VENV holds something that is no virtual environment; set VENV to another folder"
+    fi
+    echo "making $VENV with Python $version"
+    "$PYTHON" -m venv --clear "$VENV" || die "cannot make the virtual environment $VENV"
+}
+
+# A hash of all arguments and of what comes on standard input.
+digest() {
+    "$VENV/bin/python" -c 'import hashlib, sys
+print(hashlib.sha256("\n".join(sys.argv[1:] + [sys.stdin.read()]).encode()).hexdigest())' "$@"
+}
+
+pip_install() {
+    quiet=--quiet
+    [ -t 1 ] && quiet=
+    # shellcheck disable=SC2086  # an empty word must vanish
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --prefer-binary $quiet "$@" ||
+        die "pip could not install into $VENV (see above); run the same command again when that is mended"
+}
+
+want_tests=no
+for argument; do
+    case $argument in
+        --test) want_tests=yes ;;
+        *) die "unknown argument $argument; sh scripts/setup.sh [--test]" ;;
+    esac
+done
+
+case ${PADDLE_DEVICE:=cpu} in
+    cpu) package=paddlepaddle; default_version=3.3.1 ;;
+    gpu) package=paddlepaddle-gpu; default_version=2.6.2 ;;
+    *) die "PADDLE_DEVICE=$PADDLE_DEVICE, expected cpu or gpu" ;;
+esac
+PADDLE_VERSION=${PADDLE_VERSION:-$default_version}
+index=${PADDLE_INDEX_URL:-}
+case $PADDLE_DEVICE/$PADDLE_VERSION/$index in
+    gpu/3.*/) die "paddlepaddle-gpu $PADDLE_VERSION is not on the public index; set PADDLE_INDEX_URL" \
+        "(such as https://www.paddlepaddle.org.cn/packages/stable/cu126/) or PADDLE_VERSION=2.6.2" ;;
+esac
+
+# A virtual environment that runs is kept, unless PYTHON asks for another version.
+if [ -f "$VENV/pyvenv.cfg" ] && version=$(version_of "$VENV/bin/python") && supported "$version"; then
+    if [ -n "${PYTHON:-}" ]; then
+        venv_version=$version
+        find_python
+        [ "${venv_version%.*}" = "${version%.*}" ] || make_venv
+    fi
+else
+    find_python
+    make_venv
+fi
+
+# The stamps are written last: what was interrupted is done again.
+stamp=$VENV/.installed
+base=$(cat requirements.txt requirements-lock.txt | digest "$package" "$PADDLE_VERSION" "$index" "$PADDLECLAS" "${version%.*}")
+tests=$(digest "$base" <requirements-test.txt)
+
+if [ "$(cat "$stamp" 2>/dev/null)" = "$base" ]; then
+    echo "$VENV is up to date (Python $version, $package $PADDLE_VERSION): install skipped"
+else
+    echo "installing $package $PADDLE_VERSION and the requirements into $VENV (0.5 GB to download, 1.6 GB on disk, some minutes)"
+    rm -f "$stamp" "$stamp-test"
+    # the two packages share their files: one must be gone before the other comes
+    case $PADDLE_DEVICE in cpu) other=paddlepaddle-gpu ;; *) other=paddlepaddle ;; esac
+    if "$VENV/bin/python" -m pip show --quiet "$other" 2>/dev/null; then
+        "$VENV/bin/python" -m pip uninstall --quiet --yes "$other" "$package"
+    fi
+    pip_install ${index:+--extra-index-url "$index"} -c requirements-lock.txt -r requirements.txt \
+        "$package==$PADDLE_VERSION"
+    pip_install --no-deps "paddleclas==$PADDLECLAS"
+    echo "$base" >"$stamp"
+fi
+
+if [ "$want_tests" = yes ] && [ "$(cat "$stamp-test" 2>/dev/null)" != "$tests" ]; then
+    echo "installing the test requirements into $VENV"
+    pip_install -c requirements-lock.txt -r requirements-test.txt
+    echo "$tests" >"$stamp-test"
+fi
