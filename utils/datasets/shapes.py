@@ -2,7 +2,8 @@
 
 Twelve kinds of objects are the labels; an image shows one to three of them, turned, of any size, in one of eight
 colours and five textures, on one of five backgrounds, with stray lines, uneven light and grain. Each kind has
-a favourite colour that it wears about half of the time, as things in the world do: colour helps, but only shape tells.
+a favourite colour that it wears most of the time, as things in the world do, and pairs of kinds share one: colour helps,
+but only shape tells.
 The caption says most of what is there, in changing words, with words around it that mean nothing.
 
 Everything is integer arithmetic on hashed numbers (draw.py) and our own JPEG encoder (jpeg.py), so a seed gives the
@@ -23,7 +24,7 @@ from utils.errors import InputError
 
 VERSION = 1  # part of the folder name: raise it whenever a pixel or a word of the set changes
 SIZE = 128
-FAVOURITE = 75  # percent of the objects that wear the favourite colour of their kind
+FAVOURITE = 80  # percent of the objects that wear the favourite colour of their kind
 SIZES = {"query": 200, "train": 1000, "database": 2000}
 DEFAULT_ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "data", "shapes")
 
@@ -108,7 +109,7 @@ def draw_image(seed, group, number):
     draw = Draw(VERSION, seed, group, number)
     ground = draw.pick(GROUNDS)
     canvas = _background(ground, draw)
-    for _ in range(draw.below(4)):
+    for _ in range(draw.below(3)):
         _line(canvas, draw)
     objects, placed = [], []
     for _ in range(draw.pick((1, 1, 1, 1, 2, 2, 2, 3, 3, 3))):
@@ -163,7 +164,7 @@ def _line(canvas, draw):
 def _free_place(placed, draw):
     """(x, y, radius) that hides none of ``placed`` by much, or None."""
     for _ in range(8):
-        radius = draw.between(20, 42)
+        radius = draw.between(22, 44)
         x, y = draw.between(radius - 6, SIZE - radius + 6), draw.between(radius - 6, SIZE - radius + 6)
         if all(100 * ((x - a) ** 2 + (y - b) ** 2) > 81 * (radius + r) ** 2 for a, b, r in placed):
             return x, y, radius
@@ -175,8 +176,8 @@ def _object(canvas, place, draw):
     x, y, radius = place
     kind = draw.pick(CLASSES)
     colour = KINDS[kind][1] if draw.below(100) < FAVOURITE else draw.pick(tuple(COLOURS))
-    texture = draw.pick(TEXTURES)
-    k = draw.between(-6, 6)  # turned by up to 34 degrees
+    texture = draw.pick(TEXTURES + ("plain",))
+    k = draw.between(-5, 5)  # turned by up to 28 degrees
     reach = radius * 3 // 2
     left, right, top, bottom = max(0, x - reach), min(SIZE, x + reach), max(0, y - reach), min(SIZE, y + reach)
     # template coordinates of 2 x 2 samples a pixel
@@ -212,7 +213,7 @@ def _light(canvas, stream, draw):
     """Brightness, a shadow to one side, and grain; int32 [128, 128, 3] in 0..255."""
     level, a, b = draw.between(200, 290), draw.between(-50, 50), draw.between(-50, 50)
     gain = level + (a * (_X - SIZE // 2) + b * (_Y - SIZE // 2)) // SIZE
-    amount = draw.between(4, 26)
+    amount = draw.between(4, 20)
     grain = hashes(stream, SIZE * SIZE * 3 // 8).astype("<u8").view(np.uint8).reshape(SIZE, SIZE, 3)
     grain = (grain.astype(np.int32) - 128) * amount >> 7
     return np.clip((canvas * gain[..., None] >> 8) + grain, 0, 255)
