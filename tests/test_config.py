@@ -25,6 +25,14 @@ def test_defaults_yaml_flags_in_that_order(tmp_path):
     assert run["output_dir"] == os.path.join("output", "hashnet_shapes_64")
 
 
+def test_none_is_a_value_where_it_is_a_choice_and_nothing_elsewhere(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("method: hashnet\naugment: none\nfeature_norm: none\ndata_path: null\n")
+    recipe, run, _ = resolve("--config", str(path), "--pretrained", "null", "--backbone-weights", "None")
+    assert (recipe["augment"], recipe["data_path"], recipe["backbone_weights"]) == ("none", None, None)
+    assert run["pretrained"] is None
+
+
 def test_seed_settings_by_code_length(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("method: hashnet\nby_bit:\n  16: {seed: 5}\n  32: {seed: 6}\n")
@@ -104,3 +112,5 @@ def test_every_recipe_loads(path):
         settings = yaml.safe_load(file)
     recipe, _, _ = resolve("--config", path)
     assert recipe["method"] == path.split(os.sep)[1] == settings["method"]
+    for key, value in settings.items():
+        assert key == "by_bit" or recipe[key] == (float(value) if isinstance(recipe[key], float) else value)

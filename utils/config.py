@@ -125,9 +125,10 @@ def nearest(name, names):
     return f" (did you mean {near[0]}?)" if near else ""
 
 
-def _convert(key, value, convert, where):
-    if value is None or (isinstance(value, str) and value.lower() in ("null", "none", "")):
-        return None
+def _convert(key, value, entry, where):
+    default, convert, _ = entry
+    if value is None or default is None and str(value).lower() in ("null", "none", ""):
+        return None  # "none" is a value of its own where the default is one
     try:
         return convert(value)
     except (ValueError, TypeError) as error:
@@ -141,7 +142,7 @@ def _hyper_converters(methods):
     for hyper in methods.values():
         for key, (default, text) in hyper.items():
             kind = {bool: _bool, int: _whole(0), float: _real(), str: str}[type(default)]
-            table[key] = (None, kind, text)
+            table[key] = (default, kind, text)
     return table
 
 
@@ -222,7 +223,7 @@ def parse(argv, methods, recipe_dir="configs", base=None):
     hyper = _hyper_converters(methods)
     table = {**RECIPE, **RUN, **hyper}
     raw = _parse_flags(argv, table)
-    given = {key: _convert(key, value, table[key][1], f"--{key}") for key, value in raw.items()}
+    given = {key: _convert(key, value, table[key], f"--{key}") for key, value in raw.items()}
     run = {key: given.pop(key, default) for key, (default, _, _) in RUN.items()}
     run = {key: RUN[key][0] if value is None else value for key, value in run.items()}
 
@@ -248,7 +249,7 @@ def parse(argv, methods, recipe_dir="configs", base=None):
             source = next((path for path in found if os.path.isfile(path)), None)
         if source is not None:
             settings = _read_yaml(source, {**RECIPE, **hyper}, given.get("bit"))
-        settings = {key: _convert(key, value, table[key][1], source) for key, value in settings.items()}
+        settings = {key: _convert(key, value, table[key], source) for key, value in settings.items()}
 
     recipe = {key: default for key, (default, _, _) in RECIPE.items()}
     chosen = given.get("method", settings.get("method", recipe["method"]))
