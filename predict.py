@@ -311,7 +311,8 @@ def draw(path, shown, queries, codefile, data):
                 relevant = None if labels is None else bool((labels & codefile.labels[match["position"]]).any())
                 matches.append({"item": match.get("text", picture), "distance": match["distance"], "relevant": relevant,
                                 "caption": ", ".join(match["labels"] or [])})
-            rows.append({"query": item, "caption": os.path.basename(query["query"]), "matches": matches})
+            rows.append({"query": item, "caption": "" if isinstance(item, str) else os.path.basename(query["query"]),
+                         "matches": matches})
     except InputError as error:
         print(f"----- No picture grid: {error}")
         return False
