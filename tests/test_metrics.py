@@ -69,7 +69,7 @@ def test_golden_tie_orders(gold):
     for match, value, data in cases(gold, r"(map_paddle_hashnet|djsrh_top_map)/top(?P<k>-?\d+)/tie_min_mean_max"):
         result = evaluate(*data, topk=as_topk(match["k"], len(data[1])))
         low, mean, high = value
-        # random draws: inside the bounds, and their mean near the expectation (a draw's spread is about (high - low) / 6)
+        # random draws: inside the bounds; their mean near the expectation (one draw spreads about (high - low) / 6)
         assert result["mAP_worst"] <= low + 1e-9 and high - 1e-9 <= result["mAP_best"]
         assert abs(result["mAP_expected"] - mean) <= (high - low) / 12 + 1e-9, match[0]
 

@@ -20,7 +20,7 @@ from utils.errors import InputError
 
 MAX_BITS = 1024
 TILE = 1024  # items at a time: codes, labels and distances of a tile stay in the first-level cache
-BLOCK = 16  # queries that a thread takes at once
+BLOCK = 64  # queries that a thread takes at once
 
 
 # packing ------------------------------------------------------------------------------------

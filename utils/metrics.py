@@ -20,13 +20,14 @@ The counting passes are numba kernels. numba's cache on disk watches this file o
 import numpy as np
 
 from utils.errors import InputError
-from utils.hamming import TILE, call, check_codes, in_blocks, kernel, tile_distances, to_words
+from utils.hamming import TILE, call, check_codes, in_blocks, kernel, popcount, to_words
 
 AP = ("hits", "min", "first_hits")
 NO_HIT = ("zero", "skip")
 _HITS, _MIN, _FIRST_HITS = range(3)
 TIES = "stable (database order)"
 _CHUNK = 1024  # queries whose distance counts are held at once
+_GROUP = 16  # queries that a tile of the database meets in turn
 
 
 # what the user reads ------------------------------------------------------------------------
@@ -213,49 +214,48 @@ def _mean(ap, hits, no_hit):
 # kernels: ranking ---------------------------------------------------------------------------
 @kernel
 def _rank(query, database, query_labels, database_labels, first, last, k, mode, ranks, ap, hits_at, items, relevant):
-    """Fill the outputs of the queries first..last - 1. A tile of the database serves all of them while it is hot."""
+    """Fill the outputs of the queries first..last - 1. A tile of the database serves _GROUP of them while it is hot."""
     n = database.shape[1]
     bins = items.shape[1]
-    key = np.empty((last - first, n), np.uint16)  # 2 * distance + (1 if relevant)
-    histogram = np.zeros((last - first, 2 * bins), np.int64)
-    shared = np.empty(TILE, np.uint64)
-    for start in range(0, n, TILE):
-        stop = min(start + TILE, n)
-        for q in range(first, last):
-            tile = key[q - first, start:stop]
-            tile_distances(query[q], database, start, tile)
-            _shared_labels(query_labels[q], database_labels, start, shared[:stop - start])
-            for i in range(stop - start):
-                tile[i] = 2 * tile[i] + (shared[i] != 0)
-            row = histogram[q - first]
-            for i in range(stop - start):
-                row[tile[i]] += 1
+    group = min(_GROUP, last - first)
+    key = np.empty((group, n), np.uint16)  # 2 * distance + (1 if relevant)
+    histogram = np.empty((group, 2 * bins), np.int64)
     near = np.empty(n, np.uint16)
     ranked = np.empty(n, np.uint8)
     offset = np.empty(bins, np.int64)
-    for q in range(first, last):
-        total = 0
-        for d in range(bins):
-            relevant[q, d] = histogram[q - first, 2 * d + 1]
-            items[q, d] = histogram[q - first, 2 * d] + relevant[q, d]
-            total += relevant[q, d]
-        # The ranking is needed down to distance ``cut``: by position, or (first_hits) by relevant items.
-        depth = min(n, ranks[-1] if mode == _FIRST_HITS else max(k, ranks[-1]))
-        wanted = min(k, total) if mode == _FIRST_HITS else 0
-        cut, seen, found = 0, 0, 0
-        while True:
-            offset[cut] = seen
-            seen += items[q, cut]
-            found += relevant[q, cut]
-            if seen >= depth and found >= wanted:
-                break
-            cut += 1
-        _counting_sort(key[q - first], 2 * cut + 1, offset, near, ranked)
-        if mode == _FIRST_HITS:
-            ap[q] = _average_precision(ranked[:seen], wanted, wanted)
-        else:
-            ap[q] = _average_precision(ranked[:min(k, n)], total, 0 if mode == _HITS else min(k, total))
-        _hits_at(ranked, ranks, hits_at[q])
+    for begin in range(first, last, group):
+        end = min(begin + group, last)
+        histogram[:] = 0
+        for start in range(0, n, TILE):
+            stop = min(start + TILE, n)
+            for q in range(begin, end):
+                tile, row = key[q - begin, start:stop], histogram[q - begin]
+                _keys(query[q], database, query_labels[q], database_labels, start, tile)
+                for i in range(stop - start):
+                    row[tile[i]] += 1
+        for q in range(begin, end):
+            total = 0
+            for d in range(bins):
+                relevant[q, d] = histogram[q - begin, 2 * d + 1]
+                items[q, d] = histogram[q - begin, 2 * d] + relevant[q, d]
+                total += relevant[q, d]
+            # The ranking is needed down to distance ``cut``: by position, or (first_hits) by relevant items.
+            depth = min(n, ranks[-1] if mode == _FIRST_HITS else max(k, ranks[-1]))
+            wanted = min(k, total) if mode == _FIRST_HITS else 0
+            cut, seen, found = 0, 0, 0
+            while True:
+                offset[cut] = seen
+                seen += items[q, cut]
+                found += relevant[q, cut]
+                if seen >= depth and found >= wanted:
+                    break
+                cut += 1
+            _counting_sort(key[q - begin], 2 * cut + 1, offset, near, ranked)
+            if mode == _FIRST_HITS:
+                ap[q] = _average_precision(ranked[:seen], wanted, wanted)
+            else:
+                ap[q] = _average_precision(ranked[:min(k, n)], total, 0 if mode == _HITS else min(k, total))
+            _hits_at(ranked, ranks, hits_at[q])
 
 
 @kernel
@@ -275,18 +275,32 @@ def _counting_sort(key, limit, offset, near, ranked):
 
 
 @kernel
-def _shared_labels(query, database, start, out):
-    """Non-zero in ``out`` uint64 [n] where an item from ``start`` on shares a label with the query."""
+def _keys(code, database, labels, database_labels, start, out):
+    """2 * distance + (1 if a label is shared) of one query and the items from ``start`` on; fills ``out`` uint16 [n].
+
+    One pass takes the first word of the codes and two label words: nearly always that is everything, as a query has
+    few labels. What is left over is added by further passes.
+    """
     n = out.shape[0]
-    word = query[0]
-    row = database[0, start:start + n]
+    first, second = 0, 0  # label words with a label of the query
+    for w in range(labels.shape[0] - 1, -1, -1):
+        if labels[w]:
+            first, second = w, first
+    code_word, label_word, other_word = code[0], labels[first], labels[second]
+    code_row = database[0, start:start + n]
+    label_row, other_row = database_labels[first, start:start + n], database_labels[second, start:start + n]
     for i in range(n):
-        out[i] = word & row[i]
-    for w in range(1, query.shape[0]):
-        word = query[w]
-        row = database[w, start:start + n]
+        shared = (label_word & label_row[i]) | (other_word & other_row[i])
+        out[i] = 2 * popcount(code_word ^ code_row[i]) + (shared != 0)
+    for w in range(1, code.shape[0]):
+        code_word, code_row = code[w], database[w, start:start + n]
         for i in range(n):
-            out[i] |= word & row[i]
+            out[i] += 2 * popcount(code_word ^ code_row[i])
+    for w in range(max(first, second) + 1, labels.shape[0]):
+        if labels[w]:
+            label_word, label_row = labels[w], database_labels[w, start:start + n]
+            for i in range(n):
+                out[i] |= (label_word & label_row[i]) != 0
 
 
 @kernel
@@ -296,19 +310,20 @@ def _average_precision(ranked, wanted, denominator):
     for t in range(ranked.shape[0]):
         if hits == wanted:
             break
-        if ranked[t]:
-            hits += 1
-            total += hits / (t + 1)
+        hits += ranked[t]
+        total += ranked[t] * (hits / (t + 1))  # no branch: whether a place is a hit is unpredictable
     return total / (denominator if denominator else hits) if hits else 0.0
 
 
 @kernel
 def _hits_at(ranked, ranks, out):
-    hits, t = 0, 0
+    """Hits within each of the ascending ``ranks``."""
+    hits, done = 0, 0
     for j in range(ranks.shape[0]):
-        while t < min(ranks[j], ranked.shape[0]):
+        stop = min(ranks[j], ranked.shape[0])
+        for t in range(done, stop):
             hits += ranked[t]
-            t += 1
+        done = stop
         out[j] = hits
 
 
