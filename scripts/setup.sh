@@ -80,8 +80,8 @@ case ${PADDLE_DEVICE:=cpu} in
 esac
 PADDLE_VERSION=${PADDLE_VERSION:-$default_version}
 index=${PADDLE_INDEX_URL:-}
-case $PADDLE_DEVICE/$PADDLE_VERSION/$index in
-    gpu/3.*/) die "paddlepaddle-gpu $PADDLE_VERSION is not on the public index; set PADDLE_INDEX_URL" \
+case $PADDLE_DEVICE$PADDLE_VERSION in
+    gpu3.*) [ -n "$index" ] || die "paddlepaddle-gpu $PADDLE_VERSION is not on the public index; set PADDLE_INDEX_URL" \
         "(such as https://www.paddlepaddle.org.cn/packages/stable/cu126/) or PADDLE_VERSION=2.6.2" ;;
 esac
 

@@ -1,0 +1,237 @@
+"""The shell scripts: set-up logic with a stand-in for pip, faults in one line, arguments that pass through."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = [*sorted(ROOT.glob("scripts/*.sh")), *sorted(ROOT.glob("test_tipc/*.sh")), ROOT / ".ci" / "run"]
+
+
+@pytest.fixture
+def repo(tmp_path):
+    """A copy of the scripts and requirements: set-ups and runs leave the real repository alone."""
+    folder = tmp_path / "a repo"
+    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    for path in ROOT.glob("requirements*.txt"):
+        shutil.copy(path, folder)
+    return folder
+
+
+def program(path, body):
+    """An executable /bin/sh script."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + body, encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+class Interpreter:
+    """A stand-in for Python whose virtual environments have a stand-in for pip: it logs its arguments."""
+
+    def __init__(self, folder):
+        self.folder, self.log = folder, folder / "pip.log"
+        inside = program(folder / "inside", f"""
+if [ "$1 $2" = "-m pip" ]; then
+    shift 2
+    [ "$1" != show ] || exit 1
+    echo "$*" >>"{self.log}"
+    [ ! -e "{folder}/pip_fails" ]
+    exit $?
+fi
+exec "{sys.executable}" "$@"
+""")
+        self.path = program(folder / "python", f"""
+if [ "$1 $2" = "-m venv" ]; then
+    for target; do :; done
+    rm -rf "$target"
+    mkdir -p "$target/bin"
+    : >"$target/pyvenv.cfg"
+    cp "{inside}" "$target/bin/python"
+    exit 0
+fi
+exec "{sys.executable}" "$@"
+""")
+
+    def installs(self):
+        """Arguments of the pip calls since the last look."""
+        calls = self.log.read_text().splitlines() if self.log.exists() else []
+        self.log.write_text("")
+        return calls
+
+
+@pytest.fixture
+def python(tmp_path):
+    return Interpreter(tmp_path / "stand-in")
+
+
+def sh(repo, script, *arguments, ok=True, **env):
+    """Run a script from another folder; VENV, PYTHON and PADDLE_* come from ``env`` only."""
+    clean = {key: value for key, value in os.environ.items()
+             if not key.startswith("PADDLE_") and key not in ("VENV", "PYTHON", "NPROC")}
+    done = subprocess.run(["/bin/sh", str(repo / "scripts" / script), *map(str, arguments)], cwd=repo.parent, text=True,
+                          env={**clean, **{key: str(value) for key, value in env.items()}},
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    assert (done.returncode == 0) == ok, done.stdout + done.stderr
+    return done
+
+
+def fault(done):
+    """The one line that a refused command prints."""
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+# set-up ------------------------------------------------------------------------------------------
+def test_second_set_up_installs_nothing_and_says_so(repo, python):
+    first = sh(repo, "setup.sh", PYTHON=python.path)
+    assert "skipped" not in first.stdout
+    calls = python.installs()
+    assert any("paddlepaddle==3.3.1" in call and "-r requirements.txt" in call for call in calls)
+    # paddleclas comes last and brings no dependencies of its own
+    assert "--no-deps" in calls[-1] and "paddleclas==2.6.0" in calls[-1]
+    second = sh(repo, "setup.sh")
+    assert "install skipped" in second.stdout and python.installs() == []
+
+
+def test_test_requirements_come_once_and_on_top(repo, python):
+    sh(repo, "setup.sh", PYTHON=python.path)
+    python.installs()
+    sh(repo, "setup.sh", "--test")
+    assert len(calls := python.installs()) == 1 and "requirements-test.txt" in calls[0]
+    sh(repo, "setup.sh", "--test")
+    assert python.installs() == []
+
+
+def test_changed_requirements_or_versions_are_installed(repo, python):
+    sh(repo, "setup.sh", PYTHON=python.path)
+    python.installs()
+    with open(repo / "requirements.txt", "a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    sh(repo, "setup.sh")
+    assert python.installs()
+    sh(repo, "setup.sh", PADDLE_VERSION="2.6.2")
+    assert any("paddlepaddle==2.6.2" in call for call in python.installs())
+    sh(repo, "setup.sh", PADDLE_VERSION="2.6.2")
+    assert python.installs() == []
+
+
+def test_interrupted_install_is_done_again(repo, python):
+    (python.folder / "pip_fails").touch()
+    assert "run the same command again" in fault(sh(repo, "setup.sh", PYTHON=python.path, ok=False))
+    (python.folder / "pip_fails").unlink()
+    python.installs()
+    assert "skipped" not in sh(repo, "setup.sh").stdout
+    assert any("paddlepaddle==" in call for call in python.installs())
+
+
+def test_gpu_takes_the_newest_wheel_of_the_public_index(repo, python):
+    sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="gpu")
+    assert any("paddlepaddle-gpu==2.6.2" in call and "index-url" not in call for call in python.installs())
+    sh(repo, "setup.sh", PADDLE_DEVICE="gpu", PADDLE_VERSION="3.3.1", PADDLE_INDEX_URL="https://example.org/gpu/")
+    assert any("--extra-index-url https://example.org/gpu/" in call for call in python.installs())
+
+
+def test_set_up_faults_are_one_line(repo, python, tmp_path):
+    old = program(tmp_path / "old", "echo 3.8.18\n")
+    assert "Python 3.8.18" in fault(sh(repo, "setup.sh", PYTHON=old, ok=False))
+    assert "/nowhere/python" in fault(sh(repo, "setup.sh", PYTHON="/nowhere/python", ok=False))
+    bare = program(tmp_path / "bare", f"""
+case $2 in *ensurepip*) exit 1 ;; esac
+exec "{sys.executable}" "$@"
+""")
+    assert "python3-venv" in fault(sh(repo, "setup.sh", PYTHON=bare, ok=False))
+    assert "PADDLE_DEVICE=tpu" in fault(sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="tpu", ok=False))
+    done = sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="gpu", PADDLE_VERSION="3.3.1", ok=False)
+    assert "PADDLE_INDEX_URL" in fault(done)
+    assert "--foo" in fault(sh(repo, "setup.sh", "--foo", ok=False))
+    assert python.installs() == []
+
+
+def test_a_folder_that_is_no_environment_is_left_alone(repo, python, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    assert "no virtual environment" in fault(sh(repo, "setup.sh", PYTHON=python.path, VENV=tmp_path / "photos", ok=False))
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
+
+
+def test_no_python_on_the_path(repo, tmp_path):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("dirname", "cat", "ls"):
+        (tools / name).symlink_to(shutil.which(name))
+    program(tools / "python3", "echo 3.13.0\n")
+    line = fault(sh(repo, "setup.sh", PATH=tools, ok=False))
+    assert "python3 is 3.13.0" in line and "3.9 to 3.12" in line
+
+
+def test_every_pin_is_exact():
+    for path in ROOT.glob("requirements*.txt"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            assert not line or line.startswith("#") or re.fullmatch(r"[A-Za-z0-9-]+==[0-9.a-z]+", line), (path.name, line)
+
+
+# runs --------------------------------------------------------------------------------------------
+@pytest.fixture
+def echo(tmp_path):
+    """A stand-in for Python that has Paddle and prints its arguments."""
+    return program(tmp_path / "echo", '[ "$1" != -c ] || exit 0\nprintf "%s|" "$@"\n')
+
+
+@pytest.mark.parametrize("script, main", [("train_single_gpu.sh", "main_single_gpu.py"),
+                                          ("train_multi_gpu.sh", "main_multi_gpu.py")])
+def test_train_scripts_pass_their_arguments(repo, echo, script, main):
+    assert sh(repo, script, PYTHON=echo).stdout == f"{main}|"
+    assert sh(repo, script, "--data-path", "my photos", PYTHON=echo).stdout == f"{main}|--data-path|my photos|"
+
+
+def test_nproc_is_the_number_of_processes(repo, echo):
+    assert sh(repo, "train_multi_gpu.sh", "--bit", 16, PYTHON=echo, NPROC=3).stdout == "main_multi_gpu.py|--nprocs|3|--bit|16|"
+
+
+@pytest.mark.parametrize("script, main", [("test_single_gpu.sh", "main_single_gpu.py"),
+                                          ("test_multi_gpu.sh", "main_multi_gpu.py")])
+def test_test_scripts_find_the_newest_checkpoint(repo, echo, script, main):
+    assert "train_single_gpu.sh" in fault(sh(repo, script, PYTHON=echo, ok=False))
+    for age, name in enumerate(("b", "a", "c")):
+        path = repo / "output" / name / "best.safetensors"
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1000 + (name == "a") * 10 - age, 1000 + (name == "a") * 10 - age))
+    assert sh(repo, script, PYTHON=echo).stdout.endswith(f"\n{main}|--eval|--pretrained|output/a/best.safetensors|")
+    assert sh(repo, script, "--pretrained", "x y", PYTHON=echo).stdout == f"{main}|--eval|--pretrained|x y|"
+
+
+@pytest.mark.parametrize("script", ["train_single_gpu.sh", "train_multi_gpu.sh", "test_single_gpu.sh", "test_multi_gpu.sh",
+                                    "tipc.sh"])
+def test_runs_need_paddle(repo, script, tmp_path):
+    bare = program(tmp_path / "bare", "exit 1\n")
+    assert "setup.sh" in fault(sh(repo, script, PYTHON=bare, ok=False))
+
+
+def test_quickstart_takes_no_arguments(repo):
+    assert "no arguments" in fault(sh(repo, "quickstart.sh", "--bit", 16, ok=False))
+
+
+def test_test_script_hands_its_arguments_to_pytest(repo, python):
+    sh(repo, "setup.sh", "--test", PYTHON=python.path)
+    (repo / "test_one.py").write_text("def test_a():\n    pass\n\n\ndef test_b():\n    assert False\n", encoding="utf-8")
+    assert "1 passed" in sh(repo, "test.sh", "-k", "test_a", "test_one.py").stdout
+    assert "1 failed" in sh(repo, "test.sh", "-k", "test_b", "test_one.py", ok=False).stdout
+
+
+def test_scripts_are_clean():
+    """shellcheck (a test requirement) and, for the POSIX ones, a parse by /bin/sh."""
+    assert len(SCRIPTS) > 10
+    for path in ROOT.glob("scripts/*.sh"):
+        subprocess.run(["/bin/sh", "-n", str(path)], check=True)
+    shellcheck = shutil.which("shellcheck") or pathlib.Path(sys.executable).with_name("shellcheck")
+    if not pathlib.Path(shellcheck).exists():
+        pytest.skip("shellcheck is not installed")
+    done = subprocess.run([str(shellcheck), "-x", *map(str, SCRIPTS)], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    assert done.returncode == 0, done.stdout
