@@ -14,8 +14,8 @@ definitions circulate; ``ap`` names one:
 
 A query whose sum is empty counts as 0 (``no_hit="zero"``) or is left out of the mean (``"skip"``, thuml).
 
-The counting passes are numba kernels. numba's cache on disk watches this file only: after a change of a kernel in
-``hamming.py`` touch this file too.
+The counting passes are numba kernels. numba's cache on disk watches this file only: after a change of ``popcount`` or
+``TILE`` in ``hamming.py`` touch this file too.
 """
 import numpy as np
 
