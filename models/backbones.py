@@ -36,6 +36,13 @@ _POOLS = (nn.AdaptiveAvgPool2D, nn.AvgPool2D, nn.AdaptiveMaxPool2D, nn.MaxPool2D
 
 
 # the wheel ------------------------------------------------------------------------------------
+class _AttrDict(dict):
+    """A dict whose entries are attributes too."""
+
+    __getattr__ = dict.__getitem__
+    __setattr__ = dict.__setitem__
+
+
 def _refuse_loading(*_, **__):
     raise InputError("this network loads its own weights, which is not supported: give --backbone-weights FILE")
 
@@ -72,7 +79,7 @@ def _paddleclas():
     module(".ppcls.utils", "", logger=logger)
     module(".ppcls.utils.save_load", load_dygraph_pretrain=_refuse_loading)
     module(".ppcls.utils.download", get_weights_path_from_url=_refuse_loading)
-    module(".ppcls.utils.config", AttrDict=dict)
+    module(".ppcls.utils.config", AttrDict=_AttrDict)
     return importlib.import_module(_PACKAGE + ".ppcls.arch.backbone")
 
 
@@ -343,8 +350,11 @@ class Backbone(nn.Layer):
     def _cut(self, net):
         size = self.image_size
         probe = np.random.RandomState(0).standard_normal((1, 3, size, size)).astype("float32")
+        probe = paddle.to_tensor(probe)
         try:
-            scores, calls = _trace(net, paddle.to_tensor(probe))
+            scores, calls = _trace(net, probe)
+            if any(0 in _shape(call.output) for call in calls):   # Paddle 3 computes on empty maps
+                raise ValueError("too small: a feature map is empty")
         except Exception as error:   # networks complain about sizes in many ways
             reason = str(error).strip().splitlines()
             raise InputError(f"backbone {self.name} cannot take pictures of {size}x{size} pixels "
@@ -380,6 +390,12 @@ class Backbone(nn.Layer):
                 self._tail = [c.layer for c in before if c.leaf and id(c.layer) not in done]
         self._map_is_features = call is head
         _replace(net, head.name, _Tap(self._seen))
+        try:   # what follows the classifier (nothing, mostly) must bear other widths than the classes
+            _trace(net, probe)
+        except Exception as error:
+            raise InputError(f"backbone {self.name} cannot be cut before its classifier ({type(error).__name__}); "
+                             "choose another") from error
+        self._seen.clear()
 
     def _note_map(self, x):
         shape = _shape(x)
@@ -430,7 +446,7 @@ class Backbone(nn.Layer):
         A method that trains on tokens should freeze them: they never get a gradient, which
         ``paddle.DataParallel`` takes for an error.
         """
-        return [parameter for layer in self._tail for parameter in layer.parameters()]
+        return [parameter for layer in self._tail for parameter in layer.parameters() if not parameter.stop_gradient]
 
     def as_torchvision(self):
         """Change the structure to torchvision's where it differs (see ``_as_torchvision``); name follows."""
@@ -505,11 +521,10 @@ def build_backbone(name, weights=None, pretrained=True, image_size=224):
         return Precomputed(int(dim))
     # some networks name their weights outright, and Paddle refuses a second one with the same names
     prefix = unique_name.generate("backbone") + "."
-    with unique_name.guard(prefix):
+    with unique_name.guard(""):
         net, full = _build_net(name, base, options, image_size)
     for tensor in [*net.parameters(), *net.buffers()]:
-        if not tensor.name.startswith(prefix):
-            tensor.name = prefix + tensor.name
+        tensor.name = prefix + tensor.name
     backbone = Backbone(full, net, image_size)
     if weights or pretrained:
         from models import pretrained as files   # imports this module
