@@ -189,12 +189,11 @@ def label_names(codefile, position, classes):
 
 def results(names, distance, position, codefile, data, texts=None):
     """Plain values: one dict a query with its ranked matches."""
-    from deploy.inference_python.encode import picture_path
     classes = codefile.meta.get("classes") or data.classes
     out = []
     for name, apart, places in zip(names, distance, position):
         matches = [{"rank": rank, "distance": int(d), "id": codefile.ids[i], "position": int(i),
-                    "path": picture_path(data, codefile.ids[i], codefile.meta.get("root")),
+                    "path": data.path(codefile.ids[i], codefile.meta.get("root")),
                     "labels": label_names(codefile, i, classes),
                     **({"text": texts[codefile.ids[i]]} if texts is not None else {})}
                    for rank, (d, i) in enumerate(zip(apart, places), 1)]

@@ -76,6 +76,21 @@ def test_first_query_of_the_split_by_default(model, built, shapes, capsys):
                      for rank, (d, i) in enumerate(zip(distance[0], position[0]), 1)]
 
 
+def test_cross_modal_evaluation(shapes, tmp_path, capsys, tmp_path_factory):
+    """All four directions; image queries on text codes by hand."""
+    from utils.text import Vectorizer
+    folder = exported(tmp_path_factory, shapes, "djsrh")
+    infer.main(["--model-dir", str(folder), "--save-path", str(tmp_path), "--evaluate", "--batch-size", "16"])
+    out = capsys.readouterr().out
+    engine = Predictor(str(folder), threads=1)
+    query, images = pictures(shapes)
+    database = load_protocol("shapes", root=str(shapes), **SIZES).database
+    texts = engine.text_codes(Vectorizer.load(str(folder / "vectorizer.json")).transform(database.texts))
+    value = evaluate(engine.codes(images), texts, query.labels, database.labels, BITS)["mAP"]
+    assert f"----- I->T mAP@all: {value:.6f}" in out
+    assert all(f"----- {name}mAP@all: " in out for name in ("", "T->I ", "T->T "))
+
+
 @pytest.mark.parametrize("kind", ["mkldnn", "bf16"])
 def test_onednn(kind, model, shapes, tmp_path, capsys):
     """Other kernels flip few bits; their codes go to a file of their own where the precision differs."""

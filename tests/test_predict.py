@@ -91,7 +91,7 @@ def test_words_find_pictures_and_pictures_find_words(ask, protocol, shapes, tmp_
     by_text = ask("--text", words, "--search", "text", method="djsrh")
     assert by_text["queries"][0]["matches"][0]["distance"] == 0
     assert by_text["queries"][0]["matches"][0]["text"] in protocol.database.texts
-    assert by_text["code_file"].endswith(f"database_djsrh_{BITS}_text.npz")
+    assert by_text["code_file"].endswith(f"database_text_djsrh_{BITS}.npz")
 
     path, method = checkpoint(tmp_path_factory, shapes, "djsrh")
     vectorizer = Vectorizer.load(str(path.parent / "inference" / "vectorizer.json"))

@@ -43,6 +43,23 @@ class Data:
         return load_protocol(self.request["dataset"], root=self.root, seed=self.request["split_seed"],
                              list_dir=self.list_dir, **self.request["sizes"])
 
+    @functools.cached_property
+    def _paths(self):
+        """dict id -> file of the database's pictures; empty where they are no files, or not there."""
+        try:
+            database = self.protocol.database
+        except InputError:
+            return {}
+        return {name: database.images.path(i) for i, name in enumerate(database.ids)} \
+            if hasattr(database.images, "path") else {}
+
+    def path(self, name, root=None):
+        """File of a database item's picture (``root``: the folder a code file names), or its id where there is none."""
+        for folder in (self.root, root):
+            if folder is not None and os.path.isfile(os.path.join(folder, name)):
+                return os.path.join(folder, name)
+        return self._paths.get(name, name)
+
 
 def progress(items, total, title):
     """A progress bar where stderr is a terminal, else the plain iterator."""
@@ -54,8 +71,7 @@ def progress(items, total, title):
 
 def code_name(manifest, modality="image", precision="fp32"):
     """File name of a database's codes; other engines' precisions get other files, for some bits differ."""
-    parts = ["database", manifest["method"], str(manifest["bits"])]
-    parts += [modality] if modality != "image" else []
+    parts = ["database", *([modality] if modality != "image" else []), manifest["method"], str(manifest["bits"])]
     parts += [precision] if precision != "fp32" else []
     return "_".join(parts) + ".npz"
 
@@ -181,15 +197,6 @@ def open_code_file(encoder, data, path, modality="image", rebuild=False, check_d
         say(f"----- Note: the database codes are {meta['precision']}, the query's {encoder.precision}; some bits differ")
     say(f"----- Load code of database from {path} ({len(codefile.ids)} items)")
     return codefile
-
-
-def picture_path(data, name, root=None):
-    """Where the picture of an item lies, or its id where it is no file of its own."""
-    for folder in (data.root, root):
-        path = os.path.join(folder or "", name)
-        if os.path.isfile(path):
-            return path
-    return name
 
 
 def open_vectorizer(manifest, folder):

@@ -63,24 +63,33 @@ def model_input(predictor, item):
     return preprocess(item, predictor.manifest["preprocess"])[None]
 
 
-def evaluate_codes(predictor, data, database, options):
-    """mAP of the predictor's codes, image queries on the database's image codes.
+def evaluate_codes(predictor, data, databases, options, vectorizer=None):
+    """Retrieval metrics of the engine's codes: the query split against the database's codes.
+
+    Args:
+        databases: dict modality -> CodeFile.
 
     Returns:
-        (report of utils.metrics.evaluate, codes of the query split).
+        dict direction (``I->I``, and for cross-modal models ``I->T``, ``T->I``, ``T->T``) -> report of
+        utils.metrics.evaluate.
     """
     from deploy.inference_python.encode import encode_split
     from utils.metrics import evaluate
     query = data.protocol.query
-    if query.labels is None or database.labels is None:
+    if query.labels is None or any(codefile.labels is None for codefile in databases.values()):
         raise InputError(f"--evaluate needs labels, and {data.request['dataset']} has none")
-    codes, positions, broken = encode_split(predictor, query, batch_size=options.batch_size, workers=options.workers)
-    if broken:
-        print(f"----- Skipped {len(broken)} broken query pictures: {broken[0]}")
     topk = options.map_topk if options.map_topk is not None else data.topk
     topk = data.protocol.topk if topk is None else topk
     rule = predictor.manifest.get("recipe", {}).get("ap", "hits")
-    return evaluate(codes, database.codes, query.labels[positions], database.labels, predictor.bits, topk=topk, ap=rule)
+    reports = {}
+    for source in databases:
+        codes, positions, broken = encode_split(predictor, query, source, options.batch_size, options.workers, vectorizer)
+        if broken:
+            print(f"----- Skipped {len(broken)} broken query pictures: {broken[0]}")
+        for target, codefile in databases.items():
+            reports[f"{source[0]}->{target[0]}".upper()] = evaluate(
+                codes, codefile.codes, query.labels[positions], codefile.labels, predictor.bits, topk=topk, ap=rule)
+    return reports
 
 
 def benchmark(predictor, index, options, item, start_up):
@@ -116,7 +125,7 @@ def main(argv):
     if not options.model_dir:
         raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
     quiet()
-    from deploy.inference_python.encode import Data, code_name, open_code_file, picture_path
+    from deploy.inference_python.encode import Data, code_name, open_code_file, open_vectorizer
     from deploy.inference_python.predictor import Predictor, check_bits, read_manifest
     from utils.autolog import since_process_start
 
@@ -138,7 +147,7 @@ def main(argv):
                               workers=options.workers)
     index = ExactIndex(codefile)
     distance, position = search(index, code, options.topk)
-    found = [picture_path(data, codefile.ids[i], codefile.meta.get("root")) for i in position[0]]
+    found = [data.path(codefile.ids[i], codefile.meta.get("root")) for i in position[0]]
     print(f"----- Query: {name}")
     from utils.hamming import pack
     print(f"----- Query code: {pack(code)[0].tobytes().hex()}")
@@ -148,9 +157,15 @@ def main(argv):
         for rank, (apart, match) in enumerate(zip(distance[0], found), 1):
             print(f"{rank:>4} {apart:>4}  {match}")
     if options.evaluate:
-        report = evaluate_codes(predictor, data, codefile, options)
-        print(f"----- {report['definition']['name']}: {report['mAP']:.6f} (tie-aware expectation "
-              f"{report['mAP_expected']:.6f}), {predictor.precision} codes of Paddle Inference")
+        databases, vectorizer = {"image": codefile}, open_vectorizer(manifest, options.model_dir)
+        if manifest.get("text"):
+            beside = os.path.join(os.path.dirname(path), code_name(manifest, "text", predictor.precision))
+            databases["text"] = open_code_file(predictor, data, beside, "text", options.rebuild,
+                                               batch_size=options.batch_size, vectorizer=vectorizer)
+        for direction, report in evaluate_codes(predictor, data, databases, options, vectorizer).items():
+            print(f"----- {direction + ' ' if direction != 'I->I' else ''}{report['definition']['name']}: "
+                  f"{report['mAP']:.6f} (tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} "
+                  "codes of Paddle Inference")
     if options.benchmark:
         benchmark(predictor, index, options, item, start_up)
 
