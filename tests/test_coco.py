@@ -131,7 +131,7 @@ def test_loading_without_lists_says_how_to_make_them(tmp_path):
         load_protocol("coco", root=tmp_path / "root", list_dir=tmp_path / "none")
     with pytest.raises(InputError, match="--data-path"):
         load_protocol("coco", list_dir=tmp_path / "none")
-    with pytest.raises(InputError, match="when the lists are made"):
+    with pytest.raises(InputError, match="set when the lists are made"):
         load_protocol("coco", root=tmp_path / "root", num_train=5)
 
 

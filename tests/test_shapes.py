@@ -146,7 +146,8 @@ def test_texts_file_faults(tmp_path):
 
 # the encoder -------------------------------------------------------------------------------------
 @settings(max_examples=25, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 100), st.integers(0, 2 ** 32 - 1), st.sampled_from([0, 3, 9]))
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 100), st.integers(0, 2 ** 32 - 1),
+       st.sampled_from([0, 3, 9]))
 def test_encoder_is_as_good_as_pillows(rows, columns, quality, seed, smooth):
     """Both readers open the file and agree; the error is that of libjpeg's encoder at the same quality."""
     rng = np.random.default_rng(seed)

@@ -133,8 +133,8 @@ def test_bytes_after_the_end_are_allowed():
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.binary(max_size=60), st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM",
-                                                b"II*\0", b"RIFF"]))
+@given(st.binary(max_size=60), st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a",
+                                                b"BM", b"II*\0", b"RIFF"]))
 def test_no_bytes_escape_as_another_error(data, start):
     try:
         image = transforms.decode(start + data, "x")
@@ -147,7 +147,8 @@ def test_no_bytes_escape_as_another_error(data, start):
 def test_damage_is_named(tmp_path):
     png = encoded(picture(), "PNG")
     cases = {"empty.jpg": (b"", "empty"), "text.jpg": (b"hello, I am no image", "not an image"),
-             "cut.png": (png[:len(png) // 2], "truncated"), "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "float")}
+             "cut.png": (png[:len(png) // 2], "truncated"),
+             "float.tif": (encoded(Image.new("F", (4, 4)), "TIFF"), "float")}
     for name, (data, reason) in cases.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ImageError, match=f"{name}.*{reason}"):

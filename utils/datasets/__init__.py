@@ -6,18 +6,18 @@ A protocol is one Spec (base.py) in ``SPECS`` of a module here; a new data set i
 import difflib
 import os
 
-from utils.datasets import cifar10, coco, lists, shapes
+from utils.datasets import cifar10, coco, features, lists, shapes
 from utils.datasets.base import ArrayImages, FileImages, Protocol, Spec, Split, need_items
 from utils.errors import InputError
 
 __all__ = ["ArrayImages", "FileImages", "PROTOCOLS", "Protocol", "Spec", "Split", "find_spec", "load_protocol"]
 
-_MODULES = (shapes, cifar10, coco)
+_MODULES = (shapes, cifar10, coco, features)
 PROTOCOLS = {spec.name: spec for module in _MODULES for spec in module.SPECS}
 
 
 def find_spec(name):
-    """The Spec of a protocol's name, or of a folder with image lists.
+    """The Spec of a protocol's name, of a folder with image lists, or of a file of features (.npz, .mat).
 
     Raises:
         InputError: neither; names the nearest protocol.
@@ -27,17 +27,22 @@ def find_spec(name):
         return PROTOCOLS[name]
     if os.path.isdir(name):
         return lists.folder_spec(name)
+    if name.lower().endswith(features.ENDINGS):
+        if not os.path.isfile(name):
+            raise InputError(f"the feature file {name} does not exist")
+        return features.file_spec(name)
     near = difflib.get_close_matches(name, PROTOCOLS, 1, 0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    raise InputError(f"unknown data set '{name}'; {hint}choose one of: {', '.join(PROTOCOLS)}, or a folder with "
-                     "train.txt, query.txt and database.txt")
+    raise InputError(f"unknown data set '{name}'; {hint}choose one of: {', '.join(PROTOCOLS)}, a folder with "
+                     "train.txt, query.txt and database.txt, or a feature file (.npz, .mat)")
 
 
 def load_protocol(name, root=None, seed=None, list_dir=None, **sizes):
     """The three splits of a data set.
 
     Args:
-        name: a key of ``PROTOCOLS``, or a folder with train.txt, query.txt (or test.txt), database.txt.
+        name: a key of ``PROTOCOLS``, a folder with train.txt, query.txt (or test.txt), database.txt, or a file of
+            features (see features.py).
         root: folder (CIFAR-10: or the archive) with the data; None where the protocol has a default.
         seed: of the split (and of the drawing, for ``shapes``); the protocol's default if None.
         list_dir: folder of the list files, for protocols that read such.

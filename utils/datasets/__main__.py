@@ -35,12 +35,14 @@ def main(argv):
 
 def table():
     """Lines of the protocol table."""
-    lines = [f"{'name':<11}{'query':>7}{'train':>7}{'database':>9}{'classes':>8}{'mAP@':>6}  {'train in database':<18}source"]
+    lines = [f"{'name':<22}{'query':>7}{'train':>7}{'database':>9}{'classes':>8}{'mAP@':>6}  "
+             f"{'train in database':<18}source"]
     for spec in PROTOCOLS.values():
         query, train, database = spec.counts
-        lines.append(f"{spec.name:<11}{query:>7}{train:>7}{database:>9}{spec.classes:>8}{spec.topk or 'all':>6}  "
-                     f"{'yes' if spec.inside else 'no':<18}{spec.source}")
+        lines.append(f"{spec.name:<22}{query:>7}{train:>7}{database or 'rest':>9}{spec.classes:>8}"
+                     f"{spec.topk or 'all':>6}  {'yes' if spec.inside else 'no':<18}{spec.source}")
     lines.append("or a folder with train.txt, query.txt (or test.txt) and database.txt: image lists, path l1 l2 ... lC")
+    lines.append("or a file of image and text features: .npz, .mat (utils/datasets/features.py says how)")
     return lines
 
 

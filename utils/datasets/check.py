@@ -1,8 +1,8 @@
 """What is wrong with a data set on this disk; every fault is named.
 
-Looked at: bad list lines, the counts of the literature, items without any label, items twice in a split, items both in query
-and database (or query and training set), training items missing from the database where the protocol puts them there,
-images that are missing, empty, no images or cut short.
+Looked at: bad list lines, the counts of the literature, items without any label, items twice in a split, queries that
+are also in the database or the training split, training items missing from the database where the protocol puts them
+there, other labels in one split than in another, images that are missing, empty, no images or cut short.
 """
 import collections
 import concurrent.futures
@@ -45,7 +45,7 @@ def _counts(spec, protocol, sizes):
     faults = [("empty split", f"the {split.name} split is empty") for split in protocol.splits if not len(split)]
     if spec.counts and not any((sizes or {}).values()):
         for split, count in zip((protocol.query, protocol.train, protocol.database), spec.counts):
-            if len(split) != count:
+            if count is not None and len(split) != count:
                 faults.append(("count", f"{split.name} has {len(split)} items, {spec.name} has {count}"))
     if spec.classes and len(protocol.classes) != spec.classes:
         faults.append(("count", f"{len(protocol.classes)} classes, {spec.name} has {spec.classes}"))

@@ -1,9 +1,9 @@
 """CIFAR-10 from the official ``cifar-10-python.tar.gz``, in the three splits that hashing papers use.
 
 The pool is all 60,000 images, train batches first, then the test batch; ids are ``cifar10/train/00042`` and
-``cifar10/test/00042``. The public code draws its splits unseeded; ours are drawn class by class from a seed (draw.py): the
-images of class c in the order ``permutation(n_c, seed, 10, c)``, first the queries, then the training images, then the
-rest. The database is stored in the order ``permutation(n, seed, 11)``, so position tells nothing about the class.
+``cifar10/test/00042``. The public code draws its splits unseeded; ours are drawn class by class from a seed (draw.py):
+the images of class c in the order ``permutation(n_c, seed, 10, c)``, first the queries, then the training images, then
+the rest. The database is stored in the order ``permutation(n, seed, 11)``, so position tells nothing about the class.
 
 The batches are pickles, which could run any code. Ours is not a pickle reader with a list of harmless numpy names: the
 numpy names are mapped to two small classes here that accept uint8 arrays and nothing else.
@@ -186,8 +186,9 @@ def split_rows(labels, seed, query_per_class, train_per_class, name):
         rows = rows[permutation(len(rows), seed, 10, c)]
         want = len(rows) - query_per_class if train_per_class is None else train_per_class
         if want < 1 or query_per_class + want > len(rows):
-            raise InputError(f"{name} needs {query_per_class} query + {max(want, 1)} training images a class, but there "
-                             f"are {len(rows)} of class {CLASSES[c]}; pass smaller query_per_class and train_per_class")
+            raise InputError(f"{name} needs {query_per_class} query + {max(want, 1)} training images a class, but "
+                             f"there are {len(rows)} of class {CLASSES[c]}; pass smaller query_per_class and "
+                             "train_per_class")
         query.append(rows[:query_per_class])
         train.append(rows[query_per_class:query_per_class + want])
         rest.append(rows[query_per_class + want:])

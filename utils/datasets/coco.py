@@ -1,10 +1,10 @@
 """COCO 2014 for hashing: lists from the official annotation files (HashNet's protocol).
 
 All images of train2014 and val2014 with at least one object are taken in the order of their names and shuffled by
-``permutation(n, seed, 20)``: the first 5,000 are the queries, the rest is the database in that order. The training images are
-the first 10,000 of ``permutation(n - queries, seed, 21)`` over the database. A label is 1 where the image has an
-object of the category; categories are ordered by their id. The lists of the papers were drawn unseeded: this is
-another draw of the same protocol.
+``permutation(n, seed, 20)``: the first 5,000 are the queries, the rest is the database in that order. The training
+images are the first 10,000 of ``permutation(n - queries, seed, 21)`` over the database. A label is 1 where the image
+has an object of the category; categories are ordered by their id. The lists of the papers were drawn unseeded: this
+is another draw of the same protocol.
 """
 import json
 import os
@@ -21,7 +21,8 @@ from utils.files import sha256_file, write_json
 DEFAULT_LISTS = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "data", "coco"))
 FILES = ("instances_train2014.json", "instances_val2014.json")
 IMAGES, QUERY, TRAIN, CATEGORIES, TOPK = 122218, 5000, 10000, 80, 5000
-_SOURCE = "CC BY 4.0 annotations, images by Flickr terms; https://cocodataset.org/#download (2014 train, val, annotations)"
+_SOURCE = ("annotations CC BY 4.0, images by Flickr's terms; https://cocodataset.org/#download (2014 train, val and "
+           "their annotations)")
 
 
 def read_annotations(path, folder):
@@ -44,7 +45,7 @@ def read_annotations(path, folder):
     except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); download the annotations again") from error
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} has not the layout of COCO's instances files ({error} is missing or unknown)") from error
+        raise InputError(f"{path} has not the layout of COCO's instances files ({error} is missing)") from error
     order = sorted(names, key=lambda image: names[image])
     return [f"{folder}/{names[image]}" for image in order], [found[image] for image in order], categories
 
@@ -79,8 +80,8 @@ def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=
             raise InputError(f"{paths[i]} has an object of the unknown category {min(unknown)}")
         labels[row, [column[category] for category in objects[i]]] = 1
     if (len(labelled), len(column)) != (IMAGES, CATEGORIES) and not any_count:
-        raise InputError(f"{len(labelled)} images with an object and {len(column)} categories, but COCO 2014 has {IMAGES} "
-                         f"and {CATEGORIES}; are the files complete? (--any-count accepts them)")
+        raise InputError(f"{len(labelled)} images with an object and {len(column)} categories, but COCO 2014 has "
+                         f"{IMAGES} and {CATEGORIES}; are the files complete? (--any-count accepts them)")
     if query + train > len(labelled):
         raise InputError(f"{query} queries and {train} training images are more than the {len(labelled)} images")
     order = permutation(len(labelled), seed, 20)
@@ -132,7 +133,7 @@ def load(root, seed, list_dir, sizes, on_fault):
     """Protocol from lists that ``make`` has written."""
     list_dir = os.fspath(list_dir or DEFAULT_LISTS)
     if sizes:
-        raise InputError(f"coco: {', '.join(sizes)} are set when the lists are made (python -m utils.datasets make coco)")
+        raise InputError(f"coco: {', '.join(sizes)}: set when the lists are made (python -m utils.datasets make coco)")
     root = need_folder(root, "train2014/ and val2014/ of COCO 2014")
     if len(lists.find_lists(list_dir)) < len(lists.LIST_NAMES):
         raise InputError(f"no COCO lists in {list_dir}; make them: python -m utils.datasets make coco --root {root}")

@@ -1,14 +1,15 @@
 """The embedded ``shapes`` set: pictures of drawn objects with labels and captions, made from a seed in seconds.
 
-Twelve kinds of objects are the labels; an image shows one to three of them, turned, of any size, in one of eight
-colours and five textures, on one of five backgrounds, with stray lines, uneven light and grain. Each kind has
-a favourite colour that it wears most of the time, as things in the world do, and pairs of kinds share one: colour helps,
-but only shape tells.
-The caption says most of what is there, in changing words, with words around it that mean nothing.
+Twelve kinds of objects are the labels; an image shows one to three objects, turned, of any size, in one of eight
+colours and five textures, on one of five backgrounds, with stray lines, uneven light and grain. Each kind has a
+favourite colour that it wears most of the time, as things in the world do, and pairs of kinds share one: colour helps,
+but only shape tells. The caption says most of what is there, in changing words, with words around it that mean
+nothing.
 
 Everything is integer arithmetic on hashed numbers (draw.py) and our own JPEG encoder (jpeg.py), so a seed gives the
 same bytes on every machine. An image depends on the seed and its number only, not on the sizes.
 """
+import functools
 import json
 import os
 import shutil
@@ -66,6 +67,7 @@ def _polygon(points):
     return inside
 
 
+@functools.lru_cache(maxsize=None)
 def _templates():
     """bool [kinds, 256, 256], each kind upright, about 120 units in radius."""
     y, x = np.mgrid[-128:128, -128:128]
@@ -92,7 +94,6 @@ def _templates():
     return np.stack([shapes[name] for name in CLASSES])
 
 
-_TEMPLATES = _templates()
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE].astype(np.int32)
 
 
@@ -186,7 +187,7 @@ def _object(canvas, place, draw):
     sine, cosine = _sine(k) * 120, _sine(k + 16) * 120
     u = np.clip((dx * cosine + dy * sine) // (16384 * radius) + 128, 0, 255)
     v = np.clip((dy * cosine - dx * sine) // (16384 * radius) + 128, 0, 255)
-    inside = _TEMPLATES[CLASSES.index(kind)][v, u].view(np.uint8)
+    inside = _templates()[CLASSES.index(kind)][v, u].view(np.uint8)
     cover = inside[0::2, 0::2] + inside[0::2, 1::2] + inside[1::2, 0::2] + inside[1::2, 1::2]
     base = np.array([min(255, max(0, c + draw.between(-22, 22))) for c in COLOURS[colour]], np.int32)
     other = base * 9 // 16 if draw.below(2) else base + (255 - base) * 9 // 16
