@@ -144,8 +144,8 @@ def encode_queries(options, encoder, data, vectorizer):
     """(names, relaxed codes float32 [Q, bits], the first few pictures or texts for the grid)."""
     if options.text is not None:
         if not encoder.manifest.get("text"):
-            raise InputError(f"method {encoder.manifest['method']} reads images only; --text needs a cross-modal model "
-                             "(djsrh)")
+            raise InputError(f"method {encoder.manifest['method']} reads images only; --text needs a cross-modal "
+                             "model (djsrh)")
         if vectorizer is None:
             raise InputError("this model has no vectorizer.json (it was trained on precomputed text features), so it "
                              "cannot read words")

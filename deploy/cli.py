@@ -55,7 +55,8 @@ class Flags(argparse.ArgumentParser):
         values, unknown = self.parse_known_args(argv)
         if unknown:
             given = unknown[0].split("=")[0]
-            flags = {option.lstrip("-").replace("_", "-") for action in self._actions for option in action.option_strings}
+            flags = {option.lstrip("-").replace("_", "-") for action in self._actions
+                     for option in action.option_strings}
             hint = nearest(given.lstrip("-").replace("_", "-"), sorted(flags)).replace("mean ", "mean --")
             raise InputError(f"unknown argument {given}{hint}; --help lists the flags")
         return values

@@ -129,8 +129,9 @@ def _old_operators():
         if "must be Value" not in str(error):
             raise
         reason = re.search(r"(\w+)\(\): argument", str(error))
-        raise InputError(f"Paddle {paddle.__version__} ({reason[1] if reason else 'unknown'}) cannot write this network as .pdmodel; use --format json, or "
-                         "export with Paddle 2.6 (Paddle 3 reads its .pdmodel)") from error
+        reason = f" ({reason[1]})" if reason else ""
+        raise InputError(f"Paddle {paddle.__version__} cannot write this network as .pdmodel{reason}; use --format "
+                         "json, or export with Paddle 2.6 (Paddle 3 reads its .pdmodel)") from error
     finally:
         for owner, name, function in kept:
             setattr(owner, name, function)

@@ -189,12 +189,14 @@ def open_code_file(encoder, data, path, modality="image", rebuild=False, check_d
     if made is not None and made != data.request:
         raise InputError(f"{path} holds codes of {made}, not of {data.request}; give another --code-file or --rebuild")
     if meta.get("modality", modality) != modality:
-        raise InputError(f"{path} holds {meta['modality']} codes, {modality} codes are wanted; give another --code-file")
+        raise InputError(f"{path} holds {meta['modality']} codes, {modality} codes are wanted; give another "
+                         "--code-file")
     if check_data and meta.get("sha256") and meta["sha256"] != data.protocol.database.sha256():
         raise InputError(f"{path} was built from another list of {data.request['dataset']} than the one found now; "
                          "give another --code-file or --rebuild")
     if meta.get("precision", encoder.precision) != encoder.precision:
-        say(f"----- Note: the database codes are {meta['precision']}, the query's {encoder.precision}; some bits differ")
+        say(f"----- Note: the database codes are {meta['precision']}, the query's {encoder.precision}: some bits "
+            "may differ")
     say(f"----- Load code of database from {path} ({len(codefile.ids)} items)")
     return codefile
 

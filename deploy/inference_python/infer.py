@@ -83,7 +83,8 @@ def evaluate_codes(predictor, data, databases, options, vectorizer=None):
     rule = predictor.manifest.get("recipe", {}).get("ap", "hits")
     reports = {}
     for source in databases:
-        codes, positions, broken = encode_split(predictor, query, source, options.batch_size, options.workers, vectorizer)
+        codes, positions, broken = encode_split(predictor, query, source, options.batch_size, options.workers,
+                                                vectorizer)
         if broken:
             print(f"----- Skipped {len(broken)} broken query pictures: {broken[0]}")
         for target, codefile in databases.items():
