@@ -38,8 +38,8 @@ def main(argv):
     folder = options.save_inference_dir or os.path.join(os.path.dirname(options.pretrained), "inference")
     found = export(options.pretrained, folder, options.bit, options.method)
     print(f"----- Checked {found['inputs']} random inputs x {found['bits']} bits against the dynamic network: "
-          f"same bits, {found['near_zero']} of {found['codes']} codes within {MARGIN:g} of zero ({found['flipped']} of them "
-          f"differ), largest difference {found['difference']:.2g}")
+          f"same bits, {found['near_zero']} of {found['codes']} codes within {MARGIN:g} of zero "
+          f"({found['flipped']} of them differ), largest difference {found['difference']:.2g}")
     print(f"----- Inference model is saved in {folder}")
 
 

@@ -137,7 +137,8 @@ def _find(name, roots, where):
     for root in roots:
         if root is not None and os.path.isfile(os.path.join(root, name)):
             return os.path.join(root, name)
-    raise InputError(f"{where}: no picture {name} beside the list or in the data folder; correct the list or --data-path")
+    raise InputError(f"{where}: no picture {name} beside the list or in the data folder; correct the list or "
+                     "--data-path")
 
 
 def encode_queries(options, encoder, data, vectorizer):
