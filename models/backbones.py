@@ -488,7 +488,8 @@ def _build_net(name, base, options, image_size):
     try:
         net = _factories()[full](pretrained=False)
     except Exception as error:   # a few variants want arguments or files of their own
-        raise InputError(f"backbone {full} cannot be built ({type(error).__name__}: {error}); choose another") from error
+        raise InputError(f"backbone {full} cannot be built ({type(error).__name__}: {error}); "
+                         "choose another") from error
     if is_vit(net):
         _resize_vit(full, net, image_size)
     if _LIKE_TORCHVISION in options and _as_torchvision(net):

@@ -23,8 +23,8 @@ _SAFETENSORS = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "bf16", "I64": "i
                 "I8": "i1", "U8": "u1", "BOOL": "?"}
 _WIDTH = {"bf16": 2}
 _BAD_FILE = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, UnicodeDecodeError,
-             OverflowError, MemoryError, RecursionError, struct.error, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError,
-             NotImplementedError, RuntimeError, AssertionError)
+             OverflowError, MemoryError, RecursionError, struct.error, zipfile.BadZipFile, zlib.error,
+             pickle.UnpicklingError, NotImplementedError, RuntimeError, AssertionError)
 
 
 def _array(kind, data, order="<"):

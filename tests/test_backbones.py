@@ -36,7 +36,8 @@ def test_the_real_paddleclas_is_left_alone():
     assert "paddleclas" not in sys.modules and "ppcls" not in sys.modules
 
 
-@pytest.mark.parametrize("wrong, near", [("ResNet5O", "ResNet50"), ("alexnt", "AlexNet"), ("Vit_base_patch16", "ViT_base")])
+@pytest.mark.parametrize("wrong, near", [("ResNet5O", "ResNet50"), ("alexnt", "AlexNet"),
+                                         ("Vit_base_patch16", "ViT_base")])
 def test_a_wrong_name_gets_the_nearest_one(wrong, near):
     with pytest.raises(InputError, match=near):
         build(wrong)
@@ -264,7 +265,8 @@ def test_the_exported_graph_gives_the_same_numbers(name, size, kind, tmp_path):
     x = pictures(size, 3)
     expected = encoder(x).numpy()
     spec = [paddle.static.InputSpec([None, 3, size, size], "float32", "image")]
-    paddle.jit.save(paddle.jit.to_static(encoder, input_spec=spec, full_graph=True), os.path.join(tmp_path, "inference"))
+    graph = paddle.jit.to_static(encoder, input_spec=spec, full_graph=True)
+    paddle.jit.save(graph, os.path.join(tmp_path, "inference"))
     loaded = paddle.jit.load(os.path.join(tmp_path, "inference"))
     loaded.eval()
     np.testing.assert_allclose(loaded(x).numpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())

@@ -62,7 +62,8 @@ def write_torch(path, tree, legacy=False):
         def reducer_override(self, value):
             if isinstance(value, np.ndarray):
                 flat, offset, stride = as_view(value)
-                return _rebuild_tensor_v2, (Storage(flat), offset, value.shape, stride, False, collections.OrderedDict())
+                hooks = collections.OrderedDict()
+                return _rebuild_tensor_v2, (Storage(flat), offset, value.shape, stride, False, hooks)
             return NotImplemented
 
         def persistent_id(self, value):
@@ -323,7 +324,7 @@ def write(path, arrays, kind):
     return path
 
 
-RESNETS = ["resnet18", pytest.param("resnet50", marks=pytest.mark.slow), pytest.param("resnet34", marks=pytest.mark.slow)]
+RESNETS = ["resnet18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet50"))]
 
 
 @pytest.mark.parametrize("name", RESNETS)
@@ -548,7 +549,8 @@ def test_a_failed_download_names_the_file_and_the_flags(home, monkeypatch):
         build_backbone("SqueezeNet1_1", image_size=64)
     text = str(caught.value)
     assert "\n" not in text and not home.exists()
-    for part in ("https://", "SqueezeNet1_1_pretrained.pdparams", "--backbone-weights", "--no-pretrained", "no network"):
+    for part in ("https://", "SqueezeNet1_1_pretrained.pdparams", "--backbone-weights", "--no-pretrained",
+                 "no network"):
         assert part in text
 
 
