@@ -37,11 +37,11 @@ def resolve(argv):
 
 def load_data(recipe, method_class):
     """The protocol of a recipe, checked against what the method needs."""
+    from utils.config import data_request
     from utils.datasets import load_protocol
-    sizes = {key: recipe[key] for key in ("num_train", "num_query", "num_database", "train_per_class",
-                                          "query_per_class")}
+    request = data_request(recipe)
     protocol = load_protocol(recipe["dataset"], root=recipe["data_path"], seed=recipe["split_seed"],
-                             list_dir=recipe["list_dir"], **sizes)
+                             list_dir=recipe["list_dir"], **request["sizes"])
     if method_class.kind == "supervised" and protocol.train.labels is None:
         raise InputError(f"method {recipe['method']} needs labels, and the training split of {recipe['dataset']} has none")
     return protocol
@@ -159,7 +159,7 @@ def job(recipe, run, source):
                          paddle.get_device(), state, source)
             for modality in method.modalities:
                 tag = "" if modality == "image" else f"{modality}_"
-                final.code_file(method, report, "database", modality).save(
+                final.code_file(method, report, "database", modality, protocol.classes).save(
                     os.path.join(folder, f"database_{tag}{recipe['method']}_{recipe['bit']}.npz"))
             if run["curves"] and report["metrics"]:
                 final.save_curves(report, folder, method.bits)

@@ -7,6 +7,7 @@ import paddle
 from paddle import nn
 from paddle.static import InputSpec
 
+from utils.config import data_request
 from utils.errors import InputError
 
 FORMAT = 1
@@ -50,14 +51,13 @@ def manifest(method, meta, preprocess):
         preprocess: dict of utils.transforms.preprocess_spec.
     """
     recipe = meta["recipe"]
-    sizes = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class")
+    request = data_request(recipe)
     out = {"format": FORMAT, "method": method.name, "bits": method.bits, "fingerprint": method.fingerprint(preprocess),
            "preprocess": preprocess, "image": {"prefix": IMAGE, "input": image_shape(recipe)}}
     if "text" in method.modalities:
         out["text"] = {"prefix": TEXT, "dim": int(meta["data"]["text_dim"])}
     out["dataset"] = {"name": recipe["dataset"], "root": recipe.get("data_path"), "list_dir": recipe.get("list_dir"),
-                      "split_seed": recipe.get("split_seed"), "topk": recipe.get("topK"),
-                      "sizes": {key: recipe[key] for key in sizes if recipe.get(key) is not None},
+                      "split_seed": request["split_seed"], "topk": recipe.get("topK"), "sizes": request["sizes"],
                       "classes": meta.get("classes") or meta["data"].get("classes") or []}
     out["recipe"] = recipe
     out["paddle"] = paddle.__version__

@@ -119,6 +119,15 @@ ALIASES = {"code_length": "bit", "root": "data_path", "arch": "backbone", "lr": 
 MAY_CHANGE_ON_RESUME = ("epoch", "eval_epoch", "eval_batch_size", "data_path", "list_dir", "backbone_weights")
 
 
+SIZES = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class")
+
+
+def data_request(recipe):
+    """What names the data of a recipe, as plain values: ``dataset``, ``split_seed``, ``sizes`` (those that are set)."""
+    return {"dataset": recipe["dataset"], "split_seed": recipe["split_seed"],
+            "sizes": {key: recipe[key] for key in SIZES if recipe.get(key) is not None}}
+
+
 def nearest(name, names):
     """`` (did you mean X?)`` for the nearest valid name, or an empty string."""
     near = difflib.get_close_matches(str(name), list(names), 1, 0.5)

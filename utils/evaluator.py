@@ -7,7 +7,8 @@ import time
 import numpy as np
 import paddle
 
-from utils.codes import CodeFile, code_health
+from utils.codes import CodeFile, code_health, format_health
+from utils.config import data_request
 from utils.distributed import barrier, gather_objects, is_main
 from utils.errors import InputError
 from utils.files import atomic_path
@@ -141,12 +142,14 @@ class Evaluator:
         return {"score": score, "metrics": metrics, "codes": codes, "health": health,
                 "seconds": {"encode": encoded - start, "metrics": time.time() - encoded}}
 
-    def code_file(self, method, report, role, modality="image"):
-        """The code file of a split after an evaluation."""
+    def code_file(self, method, report, role, modality, classes):
+        """The code file of a split after an evaluation, with the same meta values as deploy/ writes."""
         split = getattr(self, role)
+        meta = {"split": role, "modality": modality, "data": data_request(self.recipe), "sha256": split.sha256(),
+                "skipped": 0, "precision": "fp32", "method": method.name, "classes": list(classes),
+                "root": getattr(split.images, "root", self.recipe["data_path"])}
         return CodeFile(report["codes"][role, modality], method.bits, split.ids, split.labels,
-                        method.fingerprint(recipe_spec(self.recipe)), {"split": role, "modality": modality})
-
+                        method.fingerprint(recipe_spec(self.recipe)), meta)
 
     def save_curves(self, report, folder, bits):
         """PR and P@N curves of every direction as ``pr_curve[_I2T].csv`` and ``.png``."""
@@ -165,8 +168,7 @@ def describe(report):
     for direction, values in report["metrics"].items():
         lines.append(f"{direction} {format_line(values)}")
     for modality, health in report["health"].items():
-        lines.append(f"codes ({modality}): bit balance {health['bit_balance']:.3f}, mean |correlation| "
-                     f"{health['mean_abs_correlation']:.3f}, {health['distinct_codes']} distinct of {health['items']}")
+        lines.append(f"{modality} codes: {format_health(health)}")
     return lines
 
 
