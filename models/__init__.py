@@ -5,9 +5,9 @@ import pkgutil
 
 import numpy as np
 
-from models.method import HashMethod
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint  # utils comes before Paddle, see utils/__init__.py
 from utils.errors import InputError
+from models.method import HashMethod
 
 
 def _discover():
