@@ -8,6 +8,7 @@ like the other families whose torchvision twin differs a little, get their small
 A name may carry options after a colon:
     ``SqueezeNet1_1:torchvision``   the network as torchvision has it, see ``as_torchvision``
     ``ViT:patch=16,dim=32,depth=2,heads=4,mlp=2``   any size of vision transformer
+    ``ConvNet:width=16``            six convolutions of our own, for small pictures from scratch
     ``precomputed:512``             features in, features out
 ``Backbone.name`` holds the full name of what was built: building that name again gives the same network.
 """
@@ -478,6 +479,38 @@ class Precomputed(nn.Layer):
         return []
 
 
+class ConvNet(nn.Layer):
+    """Six 3x3 convolutions with batch norm, for small pictures and no pretrained weights (the embedded ``shapes`` set).
+
+    ``width`` channels, doubled after the first, third and fifth convolution; strides 2 1 2 1 2 1.
+    """
+
+    classifier_keys = frozenset()
+
+    def __init__(self, width, image_size):
+        super().__init__()
+        self.name = f"ConvNet:width={width}"
+        channels = [3, width, 2 * width, 2 * width, 4 * width, 4 * width, 8 * width]
+        layers = []
+        for number, (inputs, outputs) in enumerate(zip(channels, channels[1:])):
+            layers += [nn.Conv2D(inputs, outputs, 3, stride=2 - number % 2, padding=1, bias_attr=False),
+                       nn.BatchNorm2D(outputs), nn.ReLU()]
+        self.net = nn.Sequential(*layers)
+        self.out_dim = self.token_dim = channels[-1]
+        self.num_tokens = math.ceil(image_size / 8) ** 2
+
+    def forward(self, image):
+        """Images float32 [N, 3, H, W] -> mean of the last feature map [N, 8 width]."""
+        return self.net(image).mean([2, 3])
+
+    def tokens(self, image):
+        """Images float32 [N, 3, H, W] -> the last feature map, row by row [N, T, 8 width]."""
+        return self.net(image).flatten(2).transpose([0, 2, 1])
+
+    def tail_parameters(self):
+        return []
+
+
 def _build_net(name, base, options, image_size):
     """The whole network (with its classifier) and its full name."""
     if base.lower() == "vit":
@@ -520,6 +553,13 @@ def build_backbone(name, weights=None, pretrained=True, image_size=224):
         if not dim.isdigit() or int(dim) < 1:
             raise InputError(f"backbone {name!r}: write precomputed:<dim>, such as precomputed:512")
         return Precomputed(int(dim))
+    if base.lower() == "convnet":
+        width = options.pop("width", "16")
+        if options or not width.isdigit() or int(width) < 1:
+            raise InputError(f"backbone {name!r}: write ConvNet or ConvNet:width=<channels>")
+        if weights or pretrained:
+            raise InputError("ConvNet has no ImageNet weights; add --no-pretrained")
+        return ConvNet(int(width), image_size)
     # some networks name their weights outright, and Paddle refuses a second one with the same names
     prefix = unique_name.generate("backbone") + "."
     with unique_name.guard(""):

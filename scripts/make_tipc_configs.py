@@ -55,16 +55,15 @@ LITE_RECIPE = """\
 # Small enough for a minute on two cores: it shows that every step works, not that the method learns.
 method: {method}
 dataset: shapes
-backbone: SqueezeNet1_1
+backbone: ConvNet:width=8
 pretrained_backbone: false
 resize_size: 72
 crop_size: 64
-freeze_backbone: true          # standardised random features: codes that differ from image to image
-feature_norm: standardize
 augment: {augment}
 eval_epoch: 2
-optimizer: momentum
-learning_rate: 0.01
+optimizer: adam
+learning_rate: 0.001
+weight_decay: 0.0
 lr_schedule: constant
 head_lr_mult: 1
 drop_last: true
