@@ -1,0 +1,77 @@
+"""The README's commands work as printed. The tests only add flags that make them small."""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import SHAPES_SIZES
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SMALL_NET = "--backbone ConvNet --no-pretrained --resize-size 72 --crop-size 64 --epoch 1"
+SMALL_SET = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in SHAPES_SIZES.items())
+# what a command contains -> flags that make it small
+SMALLER = [("--dataset shapes", f"--epoch 1 {SMALL_SET}"),
+           ("--dataset my_images", SMALL_NET),
+           ("cifar10-1_frozen.yaml", "--epoch 1 --resize-size 64 --crop-size 64 --train-per-class 20 --query-per-class 5")]
+
+
+def commands(path):
+    """The commands of the ``sh`` blocks that are not marked ``<!-- not run: reason -->``."""
+    found = []
+    for note, block in re.findall(r"(<!-- not run: [^>]+ -->\n)?```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+        if not note:
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [" ".join(line.split("  #")[0].split()) for line in lines if line.strip()]
+    return found
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, run, shared, shapes):
+    """A clone of the working tree with what the README presumes: an archive, weights, and a folder of images."""
+    folder = tmp_path_factory.mktemp("readme") / "repo"
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
+    for name in filter(None, names.stdout.decode().split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    run(shared / "tools" / "make_cifar10.py", "--src", shared / "data" / "cifar10_jpeg.tar.xz", "--train-per-class", 50,
+        "--test-per-class", 10, "--out", folder / "data" / "cifar10" / "cifar-10-python.tar.gz")
+    shutil.copy(shared / "weights" / "squeezenet1_1_imagenet.npz", folder)
+    shutil.copytree(next(path for path in shapes.iterdir() if path.is_dir()), folder / "my_images")
+    return folder
+
+
+def test_every_command_runs_as_printed(clone):
+    done = []
+    for command in commands(ROOT / "README.md"):
+        words = command + "".join(f" {flags}" for part, flags in SMALLER if part in command and "main_" in command)
+        assert words.startswith("python "), f"only python commands are run here: {words}"
+        result = subprocess.run([sys.executable, *words.split()[1:]], cwd=clone, text=True, capture_output=True, timeout=240,
+                                env={**os.environ, "GLOG_v": "0"})
+        assert result.returncode == 0, f"{words}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
+        done.append(command)
+    assert len(done) >= 8
+    for name in ("output/mine/matches.png", "output/matches.png", "output/hashnet_cifar10-1_48/result.json"):
+        assert (clone / name).exists(), name
+
+
+def test_the_chinese_twin_has_the_same_commands():
+    assert commands(ROOT / "README_cn.md") == commands(ROOT / "README.md")
+
+
+def test_every_linked_file_exists():
+    for name in ("README.md", "README_cn.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
+            assert (ROOT / target).exists(), f"{name}: {target}"
+
+
+def test_the_method_table_is_the_registry():
+    from models import METHODS
+    for name in ("README.md", "README_cn.md"):
+        rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d ]+) \|$", (ROOT / name).read_text(encoding="utf-8"), re.M)
+        assert {row: tuple(map(int, bits.split())) for row, bits in rows} == \
+            {method: value.bit_lengths for method, value in METHODS.items()}
