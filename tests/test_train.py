@@ -14,7 +14,7 @@ from utils.checkpoint import load_checkpoint
 
 # no batch norm, no dropout: the network for which ranks and batches must agree to float tolerance
 TINY = ["--method", "hashnet", "--bit", 12, "--backbone", "SqueezeNet1_1", "--no-pretrained", "--resize-size", 36,
-        "--crop-size", 32, "--batch-size", 16, "--eval-epoch", 2, "--device", "cpu", "--no-visualdl"]
+        "--crop-size", 32, "--batch-size", 16, "--eval-epoch", 2, "--lr-schedule", "step", "--device", "cpu", "--no-visualdl"]
 SIZES = [f"--{key.replace('_', '-')}={value}" for key, value in SHAPES_SIZES.items()]
 
 
@@ -62,18 +62,23 @@ def test_same_seed_same_bits_and_resume_is_exact(train, four, tmp_path):
     assert first["metrics"] == second["metrics"] and first["training"]["history"] == second["training"]["history"]
 
 
-def test_killed_at_any_moment_leaves_a_loadable_checkpoint(four, shapes, tmp_path):
-    command = [sys.executable, "main_single_gpu.py", *map(str, TINY), *SIZES, "--data-path", str(shapes), "--epoch", "500",
-               "--eval-epoch", "1", "--output-dir", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_killed_at_any_moment_leaves_a_checkpoint_that_continues_exactly(train, shapes, tmp_path):
+    """With a schedule that looks at the last epoch, so that only the same run, continued, gives the same weights."""
+    more = ["--epoch", "10", "--eval-epoch", "4", "--lr-schedule", "cosine", "--augment", "simclr"]
+    killed = tmp_path / "killed"
+    command = [sys.executable, "main_single_gpu.py", *TINY, *SIZES, "--data-path", shapes, *more, "--output-dir", killed]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        latest, stop = tmp_path / "latest.safetensors", time.time() + 90
+        latest, stop = killed / "latest.safetensors", time.time() + 120
         while time.time() < stop and not (latest.exists() and load_checkpoint(latest)[1]["epoch"] >= 2):
             time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert load_checkpoint(latest)[1]["epoch"] >= 2 and load_checkpoint(tmp_path / "best.safetensors")[1]["epoch"] >= 1
+    assert 2 <= load_checkpoint(latest)[1]["epoch"] < 10
+    train("--resume", latest, "--output-dir", killed)
+    train(*more, "--output-dir", tmp_path / "whole")
+    assert same(weights(latest), weights(tmp_path / "whole" / "latest.safetensors"))
 
 
 def test_evaluation_alone_gives_the_same_figures(run, four, shapes, tmp_path):
