@@ -62,7 +62,7 @@ def test_same_seed_same_bits_and_resume_is_exact(train, four, tmp_path):
     assert first["metrics"] == second["metrics"] and first["training"]["history"] == second["training"]["history"]
 
 
-def test_killed_at_any_moment_leaves_a_checkpoint_that_continues_exactly(train, shapes, tmp_path):
+def test_killed_at_any_moment_leaves_a_checkpoint_that_continues_exactly(run, train, shapes, tmp_path):
     """With a schedule that looks at the last epoch, so that only the same run, continued, gives the same weights."""
     more = ["--epoch", "10", "--eval-epoch", "4", "--lr-schedule", "cosine", "--augment", "simclr"]
     killed = tmp_path / "killed"
@@ -76,7 +76,7 @@ def test_killed_at_any_moment_leaves_a_checkpoint_that_continues_exactly(train, 
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert 2 <= load_checkpoint(latest)[1]["epoch"] < 10
-    train("--resume", latest, "--output-dir", killed)
+    run("main_single_gpu.py", "--resume", latest, "--device", "cpu", "--no-visualdl", "--output-dir", killed)
     train(*more, "--output-dir", tmp_path / "whole")
     assert same(weights(latest), weights(tmp_path / "whole" / "latest.safetensors"))
 
