@@ -4,10 +4,12 @@
     python -m paddle.distributed.launch --nnodes 2 --master HOST:PORT main_multi_gpu.py ...   (on each node)
 """
 import os
+import signal
 import socket
 import sys
 
-from main_single_gpu import job, resolve
+from main_single_gpu import job, resolve, use_cores
+from utils.cpu import USER_THREADS
 from utils.errors import InputError, run_main
 
 
@@ -18,6 +20,7 @@ def worker(recipe, run, source):
     if run["device"] == "cpu":
         paddle.set_device("cpu")
     paddle.distributed.init_parallel_env()
+    use_cores(paddle.distributed.get_world_size())
     job(recipe, run, source)
 
 
@@ -27,20 +30,22 @@ def check_ports(first, count):
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                raise InputError(f"port {port} is in use and the ranks need {first} to {first + count - 1}; "
+            except (OSError, OverflowError):  # taken, or above 65535
+                raise InputError(f"port {port} is in use or none, and the ranks need {first} to {first + count - 1}; "
                                  "choose another --port or leave it out") from None
 
 
 def main(argv):
     recipe, run, source = resolve(argv)
     import paddle
-    if "PADDLE_TRAINER_ID" in os.environ:  # started by paddle.distributed.launch
-        return worker(recipe, run, source)
     gpus = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
     on_gpu = run["device"] != "cpu" and gpus > 0
-    if run["device"].startswith("gpu") and not on_gpu:
-        raise InputError(f"--device {run['device']}: this machine or this Paddle has no GPU; use --device cpu")
+    if run["device"].startswith("gpu:"):
+        raise InputError(f"--device {run['device']}: every rank has its own GPU; choose them by CUDA_VISIBLE_DEVICES")
+    if run["device"] == "gpu" and not on_gpu:
+        raise InputError("--device gpu: this machine or this Paddle has no GPU; use --device cpu")
+    if "PADDLE_TRAINER_ID" in os.environ:  # started by paddle.distributed.launch
+        return worker(recipe, run, source)
     nprocs = run["nprocs"] or (gpus if on_gpu else 2)
     if on_gpu and nprocs > gpus:
         raise InputError(f"--nprocs {nprocs}, and this machine has {gpus} GPUs")
@@ -52,15 +57,24 @@ def main(argv):
         run["device"] = "cpu"
         # spawn would pick it by the build, which may have GPUs that this job does not use
         options["backend"] = "gloo"
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // nprocs)))
+    if not USER_THREADS:
+        os.environ.pop("OMP_NUM_THREADS", None)  # Paddle's own setting, not the user's: the ranks should not take it for it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally` below: no rank outlives the job
+    ranks = None
     try:
-        paddle.distributed.spawn(worker, args=(recipe, run, source), nprocs=nprocs, **options)
+        ranks = paddle.distributed.spawn(worker, args=(recipe, run, source), nprocs=nprocs, join=False, **options)
+        while not ranks.join():
+            pass
     except Exception as error:  # spawn raises a bare Exception that holds the failed rank's traceback as text
         text = str(error).strip()
         if "InputError: " in text:
             raise InputError(text.rsplit("InputError: ", 1)[1].strip()) from None
         print(f"error: a rank failed and the job was ended\n{text}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        for process in ranks.processes if ranks else ():
+            if process.is_alive():
+                process.terminate()
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@
     python main_single_gpu.py --eval --pretrained output/hashnet_cifar10-1_48/best.safetensors
 """
 import os
+import shutil
 
+from utils.cpu import threads
 from utils.errors import InputError, run_main
 
 
 def choose_device(name):
-    """Select ``auto`` (GPU if there is one), ``cpu``, ``gpu`` or ``gpu:N``; returns Paddle's name of it."""
+    """Select ``auto`` (GPU if there is one), ``cpu``, ``gpu`` or ``gpu:N``."""
     import paddle
     has_gpu = paddle.device.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     if name == "auto":
@@ -18,11 +20,15 @@ def choose_device(name):
         raise InputError(f"--device {name}: this machine or this Paddle has no GPU; use --device cpu")
     try:
         paddle.set_device(name)
-    except ValueError:
-        raise InputError(f"--device {name}: expected auto, cpu, gpu or gpu:N") from None
-    if has_gpu:
-        paddle.set_flags({"FLAGS_cudnn_deterministic": True})
-    return paddle.get_device()
+    except (ValueError, OSError):
+        raise InputError(f"--device {name}: this machine has no such GPU; "
+                         f"there are {paddle.device.cuda.device_count()}") from None
+
+
+def use_cores(processes=1):
+    """Give this process its share of the cores for arithmetic; Paddle starts with one thread."""
+    from paddle.base import core
+    core.set_num_threads(max(1, threads() // processes))
 
 
 def resolve(argv):
@@ -43,7 +49,8 @@ def load_data(recipe, method_class):
     protocol = load_protocol(recipe["dataset"], root=recipe["data_path"], seed=recipe["split_seed"],
                              list_dir=recipe["list_dir"], **request["sizes"])
     if method_class.kind == "supervised" and protocol.train.labels is None:
-        raise InputError(f"method {recipe['method']} needs labels, and the training split of {recipe['dataset']} has none")
+        raise InputError(f"method {recipe['method']} needs labels, and the training split of {recipe['dataset']} has "
+                         "none")
     return protocol
 
 
@@ -68,9 +75,47 @@ def add_text_features(protocol, recipe, saved=None):
     return vectorizer.to_dict(), f"texts: {len(vectorizer)} words, {empty} texts without a known word"
 
 
+def complete(recipe, protocol, method_class, saved):
+    """The recipe with what only the data, or the checkpoint that training starts from, can tell.
+
+    Args:
+        saved: meta of that checkpoint, or an empty dict.
+
+    Raises:
+        InputError: settings that do not go together.
+    """
+    if protocol.train.features is not None:
+        recipe = {**recipe, "backbone": f"precomputed:{protocol.train.features.shape[1]}", "freeze_backbone": True}
+    elif recipe["backbone"].startswith("precomputed"):
+        raise InputError(f"backbone {recipe['backbone']} takes features as they are, and dataset {recipe['dataset']} "
+                         "has pictures; choose another --backbone")
+    known = saved.get("recipe", {}).get("backbone", "")
+    if known.split(":")[0].lower() == recipe["backbone"].lower():
+        # SqueezeNet1_1 and SqueezeNet1_1:torchvision have the same weights, and are different networks
+        recipe = {**recipe, "backbone": known}
+    if recipe["feature_norm"] != "none" and not recipe["freeze_backbone"]:
+        raise InputError("feature_norm is fitted once, on a frozen backbone; add --freeze-backbone or set it to none")
+    if recipe["cached_views"] and not (recipe["freeze_backbone"] and recipe["cached_views"] >= method_class.views):
+        raise InputError(f"cached_views needs --freeze-backbone and at least the {method_class.views} views of "
+                         f"{recipe['method']}; change it or set it to 0")
+    return {**recipe, "topK": protocol.topk if recipe["topK"] is None else recipe["topK"]}
+
+
+def clear_folder(folder):
+    """Remove the products of an earlier run, so that none of them passes for one of the new run."""
+    for name in ("best.safetensors", "result.json", "eval.json", "latest.safetensors"):
+        if os.path.exists(os.path.join(folder, name)):
+            os.remove(os.path.join(folder, name))
+    shutil.rmtree(os.path.join(folder, "vdl"), ignore_errors=True)
+
+
 def main(argv):
     recipe, run, source = resolve(argv)
+    for key in ("nprocs", "port"):
+        if run[key]:
+            raise InputError(f"--{key} belongs to main_multi_gpu.py; this is one process")
     choose_device(run["device"])
+    use_cores()
     job(recipe, run, source)
 
 
@@ -81,71 +126,75 @@ def job(recipe, run, source):
     from utils.checkpoint import load_checkpoint
     from utils.config import write_recipe
     from utils.distributed import is_main, world_size
-    from utils.evaluator import Evaluator, describe, recipe_spec, validation_splits
+    from utils.evaluator import Evaluator, describe, validation_splits
     from utils.logger import RunLog
-    from utils.result import write_result
     from utils.seeding import derive, seed_everything
-    from utils.trainer import fit
+    from utils.trainer import broadcast, fit, start
 
     method_class = METHODS[recipe["method"]]
     folder = run["output_dir"]
-    if not (run["eval"] or run["resume"] or run["overwrite"]) and os.path.exists(f"{folder}/latest.safetensors"):
+    new = not (run["eval"] or run["resume"])
+    if new and not run["overwrite"] and os.path.exists(f"{folder}/latest.safetensors"):
         raise InputError(f"{folder} holds a run; go on with --resume {folder}/latest.safetensors, start anew with "
                          "--overwrite, or choose another --output-dir")
     protocol = load_data(recipe, method_class)
     checkpoint = run["pretrained"] or run["resume"]
+    saved = load_checkpoint(checkpoint)[1] if checkpoint else {}
+    if run["resume"] and saved["protocol"]["sha256"] != protocol.record()["sha256"]:
+        raise InputError(f"{checkpoint} was made with other images or labels of {recipe['dataset']} than those found "
+                         "now, so training cannot continue exactly; start from these weights with --pretrained")
+    recipe = complete(recipe, protocol, method_class, saved)
     data = {"num_train": len(protocol.train), "num_classes": len(protocol.classes), "text_dim": None}
     vectorizer = text_note = None
     if "text" in method_class.modalities:
-        vectorizer, text_note = add_text_features(
-            protocol, recipe, load_checkpoint(checkpoint)[1].get("vectorizer") if checkpoint else None)
+        vectorizer, text_note = add_text_features(protocol, recipe, saved.get("vectorizer"))
         if protocol.train.text_features is None:
             raise InputError(f"method {recipe['method']} needs texts, and dataset {recipe['dataset']} has none")
         data["text_dim"] = protocol.train.text_features.shape[1]
-    if protocol.train.features is not None:
-        recipe = {**recipe, "backbone": f"precomputed:{protocol.train.features.shape[1]}", "freeze_backbone": True}
-    if recipe["feature_norm"] != "none" and not recipe["freeze_backbone"]:
-        raise InputError("feature_norm is fitted once, on a frozen backbone; add --freeze-backbone or set it to none")
-    if recipe["cached_views"] and not (recipe["freeze_backbone"] and recipe["cached_views"] >= method_class.views):
-        raise InputError(f"cached_views needs --freeze-backbone and at least the {method_class.views} views of "
-                         f"{recipe['method']}; change it or set it to 0")
-    if recipe["topK"] is None:
-        recipe = {**recipe, "topK": protocol.topk}
+    if paddle.get_device().startswith("gpu"):
+        paddle.set_flags({"FLAGS_cudnn_deterministic": True})
 
     seed_everything(recipe["seed"], 0)
     with paddle.utils.unique_name.guard():  # optimizer state is stored under parameter names
-        method = build_method({**recipe, **({"backbone_weights": None, "pretrained_backbone": False} if checkpoint else {})},
-                              **data)
+        own_weights = {"backbone_weights": None, "pretrained_backbone": False} if checkpoint else {}
+        method = build_method({**recipe, **own_weights}, **data)
         recipe = {**recipe, "backbone": method.backbone.name}  # the name that builds this very network again
         if run["pretrained"]:
             load_weights(method, run["pretrained"])
-
-        log = RunLog(folder, append=bool(run["resume"] or run["eval"]), visualdl=run["visualdl"] and not run["eval"])
-        log.line(f"recipe: {source or 'defaults'}; method {recipe['method']}, {recipe['bit']} bits, dataset "
-                 f"{recipe['dataset']}: {len(protocol.train)} train, {len(protocol.query)} query, "
-                 f"{len(protocol.database)} database; device {paddle.get_device()} x {world_size()}, seed {recipe['seed']}")
-        if text_note:
-            log.line(text_note)
-        if method_class.kind == "unsupervised" and protocol.train.labels is not None and not run["eval"]:
-            log.line(f"note: {recipe['method']} is unsupervised; the labels serve evaluation only")
-        final = Evaluator(protocol.query, protocol.database, recipe, run, recipe["topK"])
-        state = None
-        if run["eval"]:
-            report = final(method)
-        else:
-            if is_main():
-                write_recipe(os.path.join(folder, "recipe.yaml"), recipe)
-            chooser = final
+        final = chooser = Evaluator(protocol.query, protocol.database, recipe, run, recipe["topK"])
+        optimizer = state = None
+        if not run["eval"]:
             if recipe["select"] == "val":
                 splits = validation_splits(protocol.train, protocol.database, recipe["val_size"],
                                            derive(recipe["split_seed"], 3))
                 chooser = Evaluator(*splits, recipe, run, recipe["topK"])
+            optimizer, state = start(method, protocol.train, recipe, run)
+
+        # what can be wrong with settings and files has been seen: from here on files are written
+        if new and is_main():
+            clear_folder(folder)
+        log = RunLog(folder, append=not new, visualdl=run["visualdl"] and not run["eval"])
+        log.line(f"recipe: {source or 'defaults'}; method {recipe['method']}, {recipe['bit']} bits, dataset "
+                 f"{recipe['dataset']}: {len(protocol.train)} train, {len(protocol.query)} query, "
+                 f"{len(protocol.database)} database; device {paddle.get_device()} x {world_size()}, "
+                 f"seed {recipe['seed']}" + (f"; weights of {checkpoint}" if checkpoint else ""))
+        if text_note:
+            log.line(text_note)
+        if run["eval"]:
+            report = final(method)
+        else:
+            if method_class.kind == "unsupervised" and protocol.train.labels is not None:
+                log.line(f"note: {recipe['method']} is unsupervised; the labels serve evaluation only")
+            if is_main():
+                write_recipe(os.path.join(folder, "recipe.yaml"), recipe)
             extra = {"data": data, "protocol": protocol.record(), "classes": protocol.classes,
                      "vectorizer": vectorizer}
-            report, state = fit(method, protocol.train, chooser, recipe, run, log, extra)
+            report = fit(method, protocol.train, chooser, recipe, run, log, optimizer, state, extra)
             # the result is that of the best checkpoint: the one that is exported and deployed
             if state["best_epoch"] != state["epoch"]:
-                load_weights(method, os.path.join(folder, "best.safetensors"))
+                if is_main():  # the other ranks may be on machines that do not see the file
+                    load_weights(method, os.path.join(folder, "best.safetensors"))
+                broadcast(method.state_dict().values())
                 report = None
             if report is None or chooser is not final:
                 report = final(method)
@@ -154,17 +203,26 @@ def job(recipe, run, source):
         for text in describe(report):
             log.line(f"{protocol.query.name}: {text}")
         if is_main():
-            name = os.path.join(folder, "eval.json" if run["eval"] else "result.json")
-            write_result(name, recipe, protocol.record(), report, method.fingerprint(recipe_spec(recipe)),
-                         paddle.get_device(), state, source)
-            for modality in method.modalities:
-                tag = "" if modality == "image" else f"{modality}_"
-                final.code_file(method, report, "database", modality, protocol.classes).save(
-                    os.path.join(folder, f"database_{tag}{recipe['method']}_{recipe['bit']}.npz"))
-            if run["curves"] and report["metrics"]:
-                final.save_curves(report, folder, method.bits)
-            log.line(f"wrote {name}")
+            log.line(f"wrote {write_products(method, final, report, protocol, recipe, run, state, source)}")
         log.close()
+
+
+def write_products(method, evaluator, report, protocol, recipe, run, state, source):
+    """result.json (eval.json of --eval), the database's code files and, if asked for, the curves; returns the first."""
+    import paddle
+    from utils.evaluator import recipe_spec
+    from utils.result import write_result
+    folder = run["output_dir"]
+    name = os.path.join(folder, "eval.json" if run["eval"] else "result.json")
+    write_result(name, recipe, protocol.record(), report, method.fingerprint(recipe_spec(recipe)), paddle.get_device(),
+                 state, source)
+    for modality in method.modalities:
+        tag = "" if modality == "image" else f"{modality}_"
+        evaluator.code_file(method, report, "database", modality, protocol.classes).save(
+            os.path.join(folder, f"database_{tag}{recipe['method']}_{recipe['bit']}.npz"))
+    if run["curves"] and report["metrics"]:
+        evaluator.save_curves(report, folder, method.bits)
+    return name
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # Sourced by the other scripts: goes to the repository's root (paths in arguments are relative to it) and
-# gives `die`, `use_python`, `use_all_cores` and `choose_checkpoint`.
+# gives `die`, `use_python` and `choose_checkpoint`.
 cd "$(dirname "$0")/.." || exit 1
 
 VENV=${VENV:-.venv}
@@ -23,11 +23,6 @@ use_python() {
     "$PYTHON" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("paddle"))' ||
         die "$PYTHON has no Paddle; run sh scripts/setup.sh first or set PYTHON"
     export PYTHON
-}
-
-# Paddle starts with one math thread.
-use_all_cores() {
-    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)}"
 }
 
 # checkpoint becomes the newest output/*/best.safetensors, or empty where the arguments name one.

@@ -18,7 +18,6 @@ step() {
 step "1/5 set up"
 sh scripts/setup.sh
 use_python
-use_all_cores
 out=output/quickstart
 begin=$(date +%s)
 

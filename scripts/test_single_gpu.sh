@@ -7,6 +7,5 @@ set -eu
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 use_python
-use_all_cores
 choose_checkpoint "$@"
 exec "$PYTHON" main_single_gpu.py --eval ${checkpoint:+--pretrained "$checkpoint"} "$@"

@@ -55,7 +55,6 @@ chosen=$(printf '%s\n' $chosen | sort -u)
 set +f
 
 use_python
-use_all_cores
 summary=test_tipc/output/summary.txt
 mkdir -p test_tipc/output
 printf '%-12s %-24s %-12s %-20s %7s %8s\n' config mode step status seconds mAP >$summary

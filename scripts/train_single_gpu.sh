@@ -7,5 +7,4 @@ set -eu
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
 use_python
-use_all_cores
 exec "$PYTHON" main_single_gpu.py "$@"

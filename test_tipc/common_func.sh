@@ -86,5 +86,4 @@ read_arguments() {
     command -v "$python" >/dev/null || fail "no $python; run sh scripts/setup.sh first or set PYTHON"
     "$python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("paddle"))' ||
         fail "$python has no Paddle; run sh scripts/setup.sh first or set PYTHON"
-    export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN || echo 1)}"
 }

@@ -8,7 +8,6 @@ contiguous for every code length, and LLVM turns it into vector instructions. Ke
 ``in_blocks`` spreads queries over plain threads, because numba's own parallel loops are neither safe to enter from
 several threads of a service nor safe to fork beside, and take seconds to compile.
 """
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -16,6 +15,7 @@ import numpy as np
 from numba.core import types
 from numba.core.extending import intrinsic
 
+from utils.cpu import threads
 from utils.errors import InputError
 
 MAX_BITS = 1024
@@ -150,13 +150,6 @@ def _topk(query, database, first, last, k, distance, position):
 
 
 # calls --------------------------------------------------------------------------------------
-def threads():
-    """Threads to use: the CPUs this process may run on, or OMP_NUM_THREADS if that is less."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(cpus, int(limit))) if limit.isdigit() else cpus
-
-
 def call(function, *arguments):
     """Call a kernel. A cache file that cannot be written (full disk) must not fail the computation.
 

@@ -4,9 +4,10 @@ import os
 import numpy as np
 import yaml
 
+from utils.cpu import threads as usable_threads
 from utils.errors import InputError
 from utils.files import sha256_file
-from utils.hamming import pack, threads as usable_threads
+from utils.hamming import pack
 
 FORMAT = 1
 MANIFEST = "inference.yml"
