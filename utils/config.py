@@ -1,7 +1,9 @@
 """Recipes: one flat table of settings, read from defaults < method < YAML < flags; unknown names are errors."""
 import argparse
 import difflib
+import math
 import os
+import re
 
 import yaml
 
@@ -32,8 +34,8 @@ def _whole(low, high=None):
 def _real(low=None):
     def convert(value):
         number = float(value)
-        if number != number or (low is not None and number < low):
-            raise ValueError("a number" + (f" of at least {low}" if low is not None else ""))
+        if not math.isfinite(number) or (low is not None and number < low):
+            raise ValueError("a finite number" + (f" of at least {low}" if low is not None else ""))
         return number
     return convert
 
@@ -42,9 +44,14 @@ def _choice(*names):
     def convert(value):
         if str(value) in names:
             return str(value)
-        near = difflib.get_close_matches(str(value), names, 1)
-        raise ValueError("one of " + ", ".join(names) + (f" (did you mean {near[0]}?)" if near else ""))
+        raise ValueError("one of " + ", ".join(names) + nearest(value, names))
     return convert
+
+
+def _device(value):
+    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", str(value)):
+        raise ValueError("auto, cpu, gpu or gpu:N")
+    return str(value)
 
 
 # name: (default, converter, help). What decides the result; written beside every result.
@@ -67,8 +74,8 @@ RECIPE = {
     "feature_norm": ("none", _choice("none", "standardize", "log1p_standardize"),
                      "fixed normalisation of frozen backbone features, fitted on the training split"),
     "cache_features": (True, _bool, "frozen backbone: compute features of un-augmented splits once"),
-    "cached_views": (0, _whole(0), "frozen backbone: draw this many augmented views of each training image once and let the "
-                     "epochs choose among their features; 0 = augment anew in every epoch"),
+    "cached_views": (0, _whole(0), "frozen backbone: draw this many augmented views of each training image once and "
+                     "let the epochs choose among their features; 0 = augment anew in every epoch"),
     "resize_size": (256, _whole(8), "shorter side before the crop, pixels"),
     "crop_size": (224, _whole(8), "input size of the network, pixels"),
     "augment": ("crop_flip", _choice("none", "crop_flip", "simclr"), "training augmentation"),
@@ -76,7 +83,7 @@ RECIPE = {
     "text_limit": (2000, _whole(1), "words kept for the text features, the most frequent first"),
     "batch_size": (64, _whole(1), "images per process and step"),
     "eval_batch_size": (64, _whole(1), "images per process when encoding"),
-    "epoch": (150, _whole(0), "passes over the training split"),
+    "epoch": (150, _whole(1), "passes over the training split"),
     "eval_epoch": (10, _whole(1), "evaluate every so many epochs, and after the last"),
     "optimizer": ("momentum", _choice("momentum", "adam", "adamw", "rmsprop", "sgd"), "optimizer"),
     "learning_rate": (0.001, _real(0.0), "learning rate as used (never scaled by the number of processes)"),
@@ -97,13 +104,15 @@ RECIPE = {
 
 # name: (default, converter, help). How to run; does not change the result.
 RUN = {
-    "config": (None, str, "recipe file; default configs/<method>/<dataset>.yaml"),
+    "config": (None, str, "recipe file; default configs/<method>/<dataset>.yaml. --resume and --eval take the "
+                          "checkpoint's recipe instead"),
     "eval": (False, _bool, "evaluate --pretrained and stop"),
     "pretrained": (None, str, "checkpoint of a whole model: to evaluate, or to start training from"),
     "resume": (None, str, "checkpoint to continue exactly"),
-    "output_dir": (None, str, "run folder; default output/<method>_<dataset>_<bit>"),
+    "output_dir": (None, str, "run folder; default output/<method>_<dataset>_<bit>, with --resume and --eval that of "
+                              "the checkpoint"),
     "overwrite": (False, _bool, "start anew in a folder that holds a run"),
-    "device": ("auto", str, "auto, cpu, gpu or gpu:N"),
+    "device": ("auto", _device, "auto, cpu, gpu or gpu:N"),
     "num_workers": (0, _whole(0), "loader processes per process; never changes the data"),
     "log_step": (10, _whole(1), "steps between two log lines"),
     "curves": (False, _bool, "write PR and P@N curves as CSV and PNG at the last evaluation"),
@@ -117,8 +126,6 @@ RUN = {
 ALIASES = {"code_length": "bit", "root": "data_path", "arch": "backbone", "lr": "learning_rate",
            "max_iter": "epoch", "topk": "topK", "evaluate_interval": "eval_epoch"}
 MAY_CHANGE_ON_RESUME = ("epoch", "eval_epoch", "eval_batch_size", "data_path", "list_dir", "backbone_weights")
-
-
 SIZES = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class")
 
 
@@ -201,12 +208,14 @@ def _read_yaml(path, table, bit):
             settings = yaml.safe_load(file) or {}
     except OSError as error:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected `key: value` lines")
-    by_bit = settings.pop("by_bit", {}) or {}
-    settings.update(by_bit.get(bit if bit is not None else settings.get("bit"), {}))
+    by_bit = settings.pop("by_bit", None) or {}
+    if not isinstance(by_bit, dict) or not all(isinstance(more, dict) for more in by_bit.values()):
+        raise InputError(f"{path}: by_bit: expected `length: {{key: value}}` lines")
+    settings.update(by_bit.get(bit if bit is not None else settings.get("bit", RECIPE["bit"][0]), {}))
     for key in settings:
         if key not in table:
             raise InputError(f"{path}: unknown key {key}{nearest(key, table)}")
@@ -238,9 +247,16 @@ def parse(argv, methods, recipe_dir="configs", base=None):
 
     if run["eval"] and not run["pretrained"]:
         raise InputError("--eval needs --pretrained CHECKPOINT (for example output/<run>/best.safetensors)")
+    if run["resume"] and run["pretrained"]:
+        raise InputError("--resume goes on with its own checkpoint; leave --pretrained (and --eval) out, or --resume")
     checkpoint = run["pretrained"] if run["eval"] else run["resume"]
+    other_data = False
     if checkpoint:
         settings, source = base(checkpoint), checkpoint
+        other_data = run["eval"] and given.get("dataset", settings["dataset"]) != settings["dataset"]
+        if other_data:  # these belong to the data set that the checkpoint was trained on
+            settings = {key: value for key, value in settings.items()
+                        if key not in ("data_path", "list_dir", "topK", "split_seed", *SIZES)}
         allowed = MAY_CHANGE_ON_RESUME if run["resume"] else tuple(
             key for key in RECIPE if key not in ("method", "bit", "backbone", "feature_norm"))
         if str(given.get("backbone")).lower() == settings["backbone"].split(":")[0].lower():
@@ -254,7 +270,9 @@ def parse(argv, methods, recipe_dir="configs", base=None):
         dataset = given.get("dataset", RECIPE["dataset"][0])
         source, settings = run["config"], {}
         if source is None:
-            found = [os.path.join(recipe_dir, str(name), f"{stem}.yaml") for stem in (dataset, "default")]
+            # a data set that is a folder or a file has no recipe of its own
+            stems = ["default"] if os.path.basename(dataset) != dataset else [dataset, "default"]
+            found = [os.path.join(recipe_dir, str(name), f"{stem}.yaml") for stem in stems]
             source = next((path for path in found if os.path.isfile(path)), None)
         if source is not None:
             settings = _read_yaml(source, {**RECIPE, **hyper}, given.get("bit"))
@@ -275,7 +293,9 @@ def parse(argv, methods, recipe_dir="configs", base=None):
     recipe["method"] = chosen
     if recipe["crop_size"] > recipe["resize_size"]:
         raise InputError(f"crop_size {recipe['crop_size']} is larger than resize_size {recipe['resize_size']}")
-    if run["output_dir"] is None:
+    if run["output_dir"] is None and checkpoint and not other_data:
+        run["output_dir"] = os.path.dirname(checkpoint) or "."
+    elif run["output_dir"] is None:
         dataset = os.path.basename(os.path.normpath(recipe["dataset"]))
         run["output_dir"] = os.path.join("output", f"{chosen}_{dataset}_{recipe['bit']}")
     return recipe, run, source

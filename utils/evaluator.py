@@ -30,12 +30,22 @@ def _pieces(positions, size):
     return [positions[start:start + size] for start in range(0, len(positions), size)]
 
 
+def _hash_pictures(digest, images):
+    """Add what tells the pictures of a split from others of the same names: size and time of files, else the bytes."""
+    for i in range(len(images)):
+        if not hasattr(images, "path"):
+            digest.update(images.read(i).tobytes())
+        elif os.path.isfile(images.path(i)):  # a missing one is named when it is read
+            info = os.stat(images.path(i))
+            digest.update(f"{i} {info.st_size} {info.st_mtime_ns}\n".encode())
+
+
 @paddle.no_grad()
 def split_features(method, split, recipe, run, views=0):
     """Raw backbone features of a split on every rank: float32 [N, ...], or [N, views, ...] of augmented views.
 
     With ``run["feature_cache"]`` they are kept in a file named by a hash of backbone weights, preprocessing,
-    augmentation and split, so that another run (another code length, say) reads them.
+    augmentation, split and pictures, so that another run (another code length, say) reads them.
     """
     if split.features is not None:
         return np.asarray(split.features, dtype="float32")
@@ -46,9 +56,13 @@ def split_features(method, split, recipe, run, views=0):
         digest = hashlib.sha256(repr([spec, split.sha256(), method.feature_kind, recipe["backbone"], drawn]).encode())
         for key, value in sorted(method.backbone.state_dict().items()):
             digest.update(key.encode() + value.numpy().tobytes())
+        _hash_pictures(digest, split.images)
         path = os.path.join(run["feature_cache"], f"{digest.hexdigest()[:20]}.npy")
-        if os.path.isfile(path):
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if all(gather_objects(os.path.isfile(path))):  # the ranks agree, whatever another run writes meanwhile
+            try:
+                return np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise InputError(f"{path} in the feature cache is damaged ({error}); remove it") from error
     training = method.training
     method.eval()
     batches = _pieces(shard(len(split)), recipe["eval_batch_size"])
@@ -154,12 +168,14 @@ class Evaluator:
     def save_curves(self, report, folder, bits):
         """PR and P@N curves of every direction as ``pr_curve[_I2T].csv`` and ``.png``."""
         from utils.plots import save_curves  # matplotlib is slow to import
-        for source, target in itertools.product(*[[m for r, m in report["codes"] if r == "query"]] * 2):
+        modalities = [modality for role, modality in report["codes"] if role == "query"]
+        for source, target in itertools.product(modalities, repeat=2):
             direction = f"{SHORT[source]}2{SHORT[target]}"
             values = curves(report["codes"]["query", source], report["codes"]["database", target], self.query.labels,
                             self.database.labels, bits)
             save_curves(os.path.join(folder, "pr_curve" + ("" if direction == "I2I" else f"_{direction}")), values,
-                        f"{self.recipe['method']}, {bits} bits, {self.recipe['dataset']}, {direction.replace('2', ' to ')}")
+                        f"{self.recipe['method']}, {bits} bits, {self.recipe['dataset']}, "
+                        + direction.replace("2", " to "))
 
 
 def describe(report):
@@ -180,7 +196,7 @@ def validation_splits(train, database, size, seed):
     """
     known = set(train.ids)
     free = np.array([i for i, name in enumerate(database.ids) if name not in known], dtype="int64")
-    if len(free) <= size or len(database) - size < 1:
+    if len(free) <= size:
         raise InputError(f"--select val needs more than {size} database images outside the training split, and there "
                          f"are {len(free)}; lower --val-size or use --select query")
     chosen = np.random.default_rng(seed).permutation(free)[:size]

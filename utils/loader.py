@@ -8,7 +8,7 @@ import paddle
 from utils.distributed import rank, world_size
 from utils.errors import InputError
 from utils.seeding import derive
-from utils.transforms import augment, preprocess
+from utils.transforms import augment, item_rng, preprocess
 
 
 class Items(paddle.io.Dataset):
@@ -44,7 +44,7 @@ class Items(paddle.io.Dataset):
             if not self.views:
                 item["image0"] = preprocess(image, self.spec)
             for view in range(self.views):
-                rng = np.random.default_rng([self.seed, self.epoch, position, view])
+                rng = item_rng(self.seed, self.epoch, position, view)
                 item[f"image{view}"] = augment(image, self.spec, self.kind, rng)
             return item
         except InputError as error:  # a worker process would wrap it in a traceback
@@ -118,7 +118,7 @@ def cached_batches(split, features, batches, views=0, seed=0, epoch=0):
     for positions in batches:
         batch = {"index": paddle.to_tensor(positions.astype("int64"))}
         if views:
-            drawn = np.stack([np.random.default_rng([seed, epoch, i]).permutation(features.shape[1])[:views]
+            drawn = np.stack([item_rng(seed, epoch, i).permutation(features.shape[1])[:views]
                               for i in positions])
         for view in range(max(views, 1)):
             rows = features[positions, drawn[:, view]] if views else features[positions]

@@ -1,10 +1,12 @@
 """What a run says: plain lines on stdout and in train.log, a bar on a terminal, VisualDL scalars."""
+import contextlib
 import os
 import sys
 
 from tqdm import tqdm
 
 from utils.distributed import is_main
+from utils.errors import InputError
 
 
 class RunLog:
@@ -14,17 +16,32 @@ class RunLog:
         folder: run folder, or None to print only.
         append: continue train.log (a resumed run) instead of starting it anew.
         visualdl: write scalars to ``<folder>/vdl``.
+
+    Raises:
+        InputError: the folder cannot be made or written (here, or when the disk fills up).
     """
 
     def __init__(self, folder=None, append=False, visualdl=False):
         self.file = self.scalars = None
         self.active = is_main()
+        self.folder = folder
         if self.active and folder:
-            os.makedirs(folder, exist_ok=True)
-            self.file = open(os.path.join(folder, "train.log"), "a" if append else "w", encoding="utf-8")
+            with self._named_errors():
+                os.makedirs(folder, exist_ok=True)
+                # line buffered: what was said is in the file when the process is killed
+                self.file = open(os.path.join(folder, "train.log"), "a" if append else "w", 1, encoding="utf-8")
             if visualdl:
                 from visualdl import LogWriter  # slow to import, and of no use elsewhere
                 self.scalars = LogWriter(logdir=os.path.join(folder, "vdl"), display_name=os.path.basename(folder))
+
+    @contextlib.contextmanager
+    def _named_errors(self):
+        try:
+            yield
+        except OSError as error:
+            self.file = None  # closing would try to write once more
+            raise InputError(f"cannot write {self.folder}/train.log: {error.strerror or error}; free some space or "
+                             "choose another --output-dir") from error
 
     def line(self, text):
         """Print one line and append it to train.log."""
@@ -33,7 +50,8 @@ class RunLog:
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
         if self.file:
-            print(text, file=self.file, flush=True)
+            with self._named_errors():
+                self.file.write(text + "\n")
 
     def scalar(self, tag, value, step):
         """A VisualDL scalar."""

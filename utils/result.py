@@ -12,9 +12,13 @@ from utils.files import write_json
 def git_commit():
     """Commit of the checkout, with ``+changes`` where files differ, or None outside git."""
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+    def git(*arguments):
+        done = subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        call = lambda *args: subprocess.run(["git", "-C", root, *args], capture_output=True, text=True, check=True).stdout
-        return call("rev-parse", "HEAD").strip() + ("+changes" if call("status", "--porcelain", "-uno").strip() else "")
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -40,9 +44,9 @@ def write_result(path, recipe, protocol, report, fingerprint, device, state=None
     """
     training = None
     if state is not None:
-        training = {key: state[key] for key in ("epoch", "best_epoch", "best_score", "history")}
+        training = {key: state[key] for key in ("epoch", "best_epoch", "best_score", "history", "started_from")}
         training.update(seconds=round(state["seconds"], 3), selected_by=recipe["select"],
-                        images_per_second=round(state["images_per_second"], 2))
+                        images_per_second=round(state["images"] / max(state["seconds"], 1e-9), 2))
     write_json(path, {
         "score": report["score"], "metrics": report["metrics"], "code_health": report["health"],
         "training": training, "protocol": protocol, "recipe": recipe, "recipe_source": source, "seed": recipe["seed"],

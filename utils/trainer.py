@@ -1,6 +1,7 @@
 """The training loop. It knows no method by name: only the contract in models/method.py."""
 import math
 import os
+import shutil
 import time
 
 import paddle
@@ -9,6 +10,7 @@ from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.distributed import barrier, is_main, rank, world_size
 from utils.errors import InputError
 from utils.evaluator import describe, recipe_spec, split_features
+from utils.files import atomic_path
 from utils.loader import Items, cached_batches, epoch_order, load_batches
 from utils.logger import bar
 from utils.seeding import seed_everything
@@ -38,7 +40,39 @@ def learning_rate(recipe, epoch):
     return base
 
 
-def fit(method, train, evaluator, recipe, run, log, extra=None):
+def start(method, train, recipe, run):
+    """Optimizer and state of the loop, of a new run or of the checkpoint ``run["resume"]``; writes nothing.
+
+    Returns:
+        (optimizer, state): plain values that go into every checkpoint.
+
+    Raises:
+        InputError: too few images for a step; a checkpoint that does not fit or has trained longer than ``epoch``.
+    """
+    if not epoch_order(len(train), recipe["batch_size"], 0, 0, recipe["drop_last"]):
+        raise InputError(f"the training split has {len(train)} images, too few for a step of {world_size()} x "
+                         f"{recipe['batch_size']}; lower --batch-size or give more images")
+    groups = method.param_groups(recipe["head_lr_mult"])
+    optimizer = OPTIMIZERS[recipe["optimizer"]](recipe["learning_rate"], groups, recipe)
+    if not run["resume"]:
+        return optimizer, {"epoch": 0, "best_score": None, "best_epoch": None, "history": [], "seconds": 0.0,
+                           "images": 0, "started_from": run["pretrained"]}
+    state = restore(run["resume"], method, optimizer)
+    if state["epoch"] > recipe["epoch"]:
+        raise InputError(f"{run['resume']} has finished {state['epoch']} epochs; raise --epoch to go on")
+    if state["best_epoch"] and not any(map(os.path.isfile, best_files(run))):
+        raise InputError(f"{best_files(run)[0]} is missing: the best checkpoint so far, of epoch "
+                         f"{state['best_epoch']}; put it there, or start anew from these weights with --pretrained")
+    return optimizer, state
+
+
+def best_files(run):
+    """Where a run keeps its best checkpoint, and where the run that it continues kept it."""
+    folders = run["output_dir"], os.path.dirname(run["resume"] or "")
+    return [os.path.join(folder, "best.safetensors") for folder in folders]
+
+
+def fit(method, train, evaluator, recipe, run, log, optimizer, state, extra=None):
     """Train, evaluate every ``eval_epoch`` epochs, keep the latest and the best checkpoint.
 
     Args:
@@ -47,32 +81,26 @@ def fit(method, train, evaluator, recipe, run, log, extra=None):
         evaluator: callable method -> report (utils/evaluator.py).
         recipe, run: see utils/config.py.
         log: RunLog.
+        optimizer, state: of ``start``; the state is kept up to date (``epoch``, ``best_score``, ``best_epoch``,
+            ``history``, ``seconds``, ``images``).
         extra: dict of plain values stored in every checkpoint (``data`` for rebuilding the method among them).
 
     Returns:
-        (last report, summary): the report of the last evaluation, and a dict with ``best_score``,
-        ``best_epoch``, ``seconds`` and ``images_per_second``.
+        The report of the last epoch's evaluation; None where no epoch was left to train.
 
     Raises:
-        InputError: a non-finite loss term (named, with step and images), an empty training split, ...
+        InputError: a non-finite loss term (named, with step and images), a picture that cannot be read, a full disk.
     """
-    if not epoch_order(len(train), recipe["batch_size"], 0, 0, recipe["drop_last"]):
-        raise InputError(f"the training split has {len(train)} images, too few for a step of {world_size()} x "
-                         f"{recipe['batch_size']}; lower --batch-size or give more images")
-    groups = method.param_groups(recipe["head_lr_mult"])
-    optimizer = OPTIMIZERS[recipe["optimizer"]](recipe["learning_rate"], groups, recipe)
-    state = {"epoch": 0, "best_score": None, "best_epoch": None, "history": [], "seconds": 0.0}
-    if run["resume"]:
-        state = restore(run["resume"], method, optimizer)
-        if state["epoch"] >= recipe["epoch"]:
-            raise InputError(f"{run['resume']} has finished {state['epoch']} epochs; raise --epoch to go on")
+    best, earlier = best_files(run)
+    if is_main() and state["best_epoch"] and not os.path.isfile(best):
+        with atomic_path(best) as temporary:
+            shutil.copyfile(earlier, temporary)
     parallel = paddle.DataParallel(method) if world_size() > 1 else method
 
     features, views = training_features(method, train, recipe, run)
     items = Items(train, recipe_spec(recipe), method.views, recipe["augment"], recipe["seed"])
 
     report = None
-    images = 0
     for epoch in range(state["epoch"], recipe["epoch"]):
         started = time.time()
         seed_everything(recipe["seed"], epoch, 2 + rank())
@@ -86,7 +114,11 @@ def fit(method, train, evaluator, recipe, run, log, extra=None):
         else:
             batches = load_batches(items, order, run["num_workers"])
         mean_loss = train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, log)
-        images += sum(map(len, order)) * world_size()
+        # running statistics of batch norm differ by rank: the ranks would encode their shares of a split with different
+        # networks, and a resumed run would not equal an uninterrupted one
+        broadcast(value for key, value in method.state_dict().items()
+                  if value.stop_gradient and not (method.frozen and key.startswith("backbone.")))
+        state["images"] += sum(map(len, order)) * world_size()
         state["seconds"] += time.time() - started
         state["epoch"] = epoch + 1
 
@@ -101,10 +133,16 @@ def fit(method, train, evaluator, recipe, run, log, extra=None):
                 log.scalar("eval/score", score, epoch + 1)
             if score is None or state["best_score"] is None or score > state["best_score"]:
                 state["best_score"], state["best_epoch"] = score, epoch + 1
-                save(os.path.join(run["output_dir"], "best.safetensors"), method, None, recipe, state, extra)
+                save(best, method, None, recipe, state, extra)
         save(os.path.join(run["output_dir"], "latest.safetensors"), method, optimizer, recipe, state, extra)
-    state["images_per_second"] = images / max(state["seconds"], 1e-9)
-    return report, state
+    return report
+
+
+def broadcast(tensors):
+    """Give every rank the values of rank 0."""
+    if world_size() > 1:
+        for tensor in tensors:
+            paddle.distributed.broadcast(tensor, 0)
 
 
 def training_features(method, train, recipe, run):
@@ -141,8 +179,8 @@ def train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, 
         for name, value in values.items():
             if not math.isfinite(value):
                 names = [train.ids[i] for i in order[step]]
-                raise InputError(f"loss term {name!r} is {value} at epoch {epoch + 1}, step {step + 1}; lower the learning "
-                                 f"rate or look at the images of the batch: {', '.join(names[:8])}"
+                raise InputError(f"loss term {name!r} is {value} at epoch {epoch + 1}, step {step + 1}; lower the "
+                                 f"learning rate or look at the images of the batch: {', '.join(names[:8])}"
                                  + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
         terms["total"].backward()
         optimizer.step()
@@ -154,9 +192,9 @@ def train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, 
         before = time.time()
         if count == run["log_step"] or step + 1 == len(order):
             parts = ", ".join(f"{name}: {value:.5f}" for name, value in values.items() if name != "total")
-            log.line(f"epoch: [{epoch + 1}/{recipe['epoch']}], step: [{step + 1}/{len(order)}], lr: {optimizer.get_lr():.3g}, "
-                     f"loss: {values['total']:.5f}{', ' if parts else ''}{parts}, avg_reader_cost: {reader / count:.5f} sec, "
-                     f"avg_batch_cost: {batch_cost / count:.5f} sec, "
+            log.line(f"epoch: [{epoch + 1}/{recipe['epoch']}], step: [{step + 1}/{len(order)}], "
+                     f"lr: {optimizer.get_lr():.3g}, loss: {values['total']:.5f}{', ' if parts else ''}{parts}, "
+                     f"avg_reader_cost: {reader / count:.5f} sec, avg_batch_cost: {batch_cost / count:.5f} sec, "
                      f"avg_ips: {since * world_size() / max(batch_cost, 1e-9):.2f} images/sec")
             log.scalar("train/loss", values["total"], epoch * len(order) + step)
             reader, batch_cost, since, count = 0.0, 0.0, 0, 0
