@@ -38,6 +38,8 @@ def test_seed_settings_by_code_length(tmp_path):
     path.write_text("method: hashnet\nby_bit:\n  16: {seed: 5}\n  32: {seed: 6}\n")
     assert resolve("--config", str(path), "--bit", "32")[0]["seed"] == 6
     assert resolve("--config", str(path), "--bit", "48")[0]["seed"] == 0
+    path.write_text("method: hashnet\nby_bit:\n  64: {seed: 7}\n")
+    assert resolve("--config", str(path))[0]["seed"] == 7  # 64 bits by default
 
 
 @pytest.mark.parametrize("spelling", ["--eval-epoch", "--eval_epoch"])
@@ -68,6 +70,10 @@ def test_flags_of_the_seeds_are_accepted():
     (["--config", "none.yaml"], ["none.yaml"]),
     (["--eval"], ["--pretrained"]),
     (["--crop-size", "300"], ["crop_size", "resize_size"]),
+    (["--device", "gpu:x"], ["device", "gpu:N"]),
+    (["--learning-rate", "inf"], ["learning_rate", "finite"]),
+    (["--epoch", "0"], ["epoch", "from 1"]),
+    (["--resume", "a", "--pretrained", "b"], ["--resume", "--pretrained"]),
 ])
 def test_one_line_for_a_mistake(argv, words):
     with pytest.raises(InputError) as caught:
@@ -77,10 +83,11 @@ def test_one_line_for_a_mistake(argv, words):
 
 
 @pytest.mark.parametrize("text, word", [("metod: hashnet\n", "method"), ("bit: [1\n", "YAML"), ("- 1\n", "key: value"),
-                                        ("bit: x\n", "whole number")])
+                                        ("bit: x\n", "whole number"), ("by_bit: 5\n", "by_bit"),
+                                        ("by_bit: {64: 5}\n", "by_bit"), ("bit: \xe9\n", "YAML")])
 def test_broken_recipe_files(tmp_path, text, word):
     path = tmp_path / "r.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="latin-1")
     with pytest.raises(InputError, match=word):
         resolve("--config", str(path))
 
@@ -98,6 +105,25 @@ def test_checkpoint_decides_what_it_was_made_with():
         resolve("--eval", "--pretrained", "x", "--bit", "32", base=lambda path: made)
     with pytest.raises(InputError, match="learning_rate"):
         resolve("--resume", "x", "--lr", "0.5", base=lambda path: made)
+
+
+def test_evaluation_on_other_data_forgets_what_belonged_to_the_training_data():
+    made = {**resolve("--method", "hashnet", "--num-train", "64", "--data-path", "here")[0], "topK": 7}
+
+    def evaluate(*more):
+        return resolve("--eval", "--pretrained", "runs/a/best.safetensors", *more, base=lambda path: made)
+
+    recipe, run, _ = evaluate()
+    assert (recipe["num_train"], recipe["data_path"], recipe["topK"]) == (64, "here", 7)
+    assert run["output_dir"] == os.path.join("runs", "a")
+    recipe, run, _ = evaluate("--dataset", "coco", "--data-path", "there")
+    assert (recipe["num_train"], recipe["data_path"], recipe["topK"]) == (None, "there", None)
+    assert run["output_dir"] == os.path.join("output", "hashnet_coco_64")  # the codes of the training data stay
+
+
+def test_a_resumed_run_stays_in_its_folder():
+    made = resolve("--method", "hashnet")[0]
+    assert resolve("--resume", "runs/a/latest.safetensors", base=lambda path: made)[1]["output_dir"] == "runs/a"
 
 
 def test_every_flag_is_a_name_once():

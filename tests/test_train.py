@@ -62,6 +62,68 @@ def test_same_seed_same_bits_and_resume_is_exact(train, four, tmp_path):
     assert first["metrics"] == second["metrics"] and first["training"]["history"] == second["training"]["history"]
 
 
+def test_resumed_run_brings_its_best_checkpoint_and_its_folder_is_the_default(train, run, tmp_path):
+    first = tmp_path / "first"
+    train("--epoch", 1, "--eval-epoch", 1, "--output-dir", first)
+    # elsewhere, never better than before: the earlier best checkpoint is the result
+    train("--resume", first / "latest.safetensors", "--epoch", 3, "--output-dir", tmp_path / "second")
+    assert (tmp_path / "second" / "best.safetensors").exists()
+    run("main_single_gpu.py", "--resume", first / "latest.safetensors", "--epoch", 2, "--eval-epoch", 1)
+    assert load_checkpoint(first / "latest.safetensors")[1]["epoch"] == 2
+    # killed between the last checkpoint and the result
+    result = (first / "result.json").read_text()
+    (first / "result.json").unlink()
+    run("main_single_gpu.py", "--resume", first / "latest.safetensors")
+    again = json.loads((first / "result.json").read_text())
+    assert again["metrics"] == json.loads(result)["metrics"] and again["training"]["images_per_second"] > 0
+    (first / "best.safetensors").unlink()
+    one_line(run("main_single_gpu.py", "--resume", first / "latest.safetensors", "--epoch", 3, ok=False), "best.safetensors")
+
+
+def test_starting_anew_leaves_nothing_of_the_old_run(train, tmp_path):
+    for name in ("latest.safetensors", "best.safetensors", "result.json", "eval.json"):
+        (tmp_path / name).write_text("old")
+    train("--epoch", 2, "--overwrite", "--learning-rate", 1e30, "--output-dir", tmp_path, ok=False)
+    assert not any((tmp_path / name).exists() for name in ("best.safetensors", "result.json", "eval.json"))
+
+
+def test_ranks_encode_with_the_network_that_is_saved(train, run, shapes, tmp_path):
+    """Batch norm's running statistics differ by rank unless somebody sees to it."""
+    train("--epoch", 3, "--backbone", "ConvNet:width=8", "--learning-rate", 0.01, "--output-dir", tmp_path,
+          script="main_multi_gpu.py")
+    run("main_single_gpu.py", "--eval", "--pretrained", tmp_path / "best.safetensors")
+    ranks, alone = (json.loads((tmp_path / name).read_text()) for name in ("result.json", "eval.json"))
+    assert ranks["metrics"] == alone["metrics"] and ranks["code_health"] == alone["code_health"]
+
+
+def test_training_from_a_checkpoint_keeps_its_network(train, tmp_path):
+    """The weights of SqueezeNet1_1:torchvision fit SqueezeNet1_1, which is another network."""
+    train("--backbone", "SqueezeNet1_1:torchvision", "--epoch", 1, "--output-dir", tmp_path / "a")
+    train("--pretrained", tmp_path / "a" / "best.safetensors", "--epoch", 1, "--output-dir", tmp_path / "b")
+    result = json.loads((tmp_path / "b" / "result.json").read_text())
+    assert result["recipe"]["backbone"] == "SqueezeNet1_1:torchvision"
+    assert result["training"]["started_from"] == str(tmp_path / "a" / "best.safetensors")
+
+
+def test_the_feature_cache_notices_other_pictures(tmp_path):
+    import hashlib
+    from utils.datasets import ArrayImages, FileImages
+    from utils.evaluator import _hash_pictures
+
+    def key(images):
+        digest = hashlib.sha256()
+        _hash_pictures(digest, images)
+        return digest.hexdigest()
+    files = FileImages(str(tmp_path), ["a.jpg"])
+    (tmp_path / "a.jpg").write_bytes(b"one")
+    before = key(files)
+    assert key(files) == before
+    (tmp_path / "a.jpg").write_bytes(b"three")
+    assert key(files) != before
+    pixels = np.zeros((2, 3, 3, 3), "uint8")
+    assert key(ArrayImages(pixels)) != key(ArrayImages(pixels + 1))
+
+
 def test_killed_at_any_moment_leaves_a_checkpoint_that_continues_exactly(run, train, shapes, tmp_path):
     """With a schedule that looks at the last epoch, so that only the same run, continued, gives the same weights."""
     more = ["--epoch", "10", "--eval-epoch", "4", "--lr-schedule", "cosine", "--augment", "simclr"]
