@@ -58,7 +58,7 @@ def main(argv):
         # spawn would pick it by the build, which may have GPUs that this job does not use
         options["backend"] = "gloo"
     if not USER_THREADS:
-        os.environ.pop("OMP_NUM_THREADS", None)  # Paddle's own setting, not the user's: the ranks should not take it for it
+        os.environ.pop("OMP_NUM_THREADS", None)  # set by Paddle, not by the user: the ranks must not take it over
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally` below: no rank outlives the job
     ranks = None
     try:

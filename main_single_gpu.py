@@ -198,8 +198,9 @@ def job(recipe, run, source):
                 report = None
             if report is None or chooser is not final:
                 report = final(method)
-            log.line(f"result of the best checkpoint: epoch {state['best_epoch']} of {state['epoch']}, selected by "
-                     f"the {chooser.query.name} set")
+            how = "the last, for there are no labels to choose by" if state["best_score"] is None else \
+                f"selected by the {chooser.query.name} set"
+            log.line(f"result of the best checkpoint: epoch {state['best_epoch']} of {state['epoch']}, {how}")
         for text in describe(report):
             log.line(f"{protocol.query.name}: {text}")
         if is_main():

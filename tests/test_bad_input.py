@@ -73,8 +73,8 @@ def test_lists_and_folders(train, folder, tmp_path):
 def test_a_broken_image_ends_the_job_and_is_named(train, folder, tmp_path, script):
     name = first_image(folder, "train.txt")
     with Changed(folder / name, lambda data: data[:len(data) // 2]):
-        one_line(train("--dataset", folder, "--output-dir", tmp_path / "out", "--num-workers", 1, script=script, ok=False),
-                 os.path.basename(name), "truncated")
+        done = train("--dataset", folder, "--output-dir", tmp_path / "out", "--num-workers", 1, script=script, ok=False)
+        one_line(done, os.path.basename(name), "truncated")
     assert not (tmp_path / "out" / "latest.safetensors").exists()
 
 
@@ -103,8 +103,8 @@ def test_weights_of_something_else(train, run, folder, model, tmp_path):
     one_line(train(*at, "--pretrained", tmp_path / "none.safetensors", ok=False), "none.safetensors")
     one_line(train(*at, "--pretrained", best, "--bit", 16, ok=False), "does not fit", "12")
     one_line(train(*at, "--pretrained", best, "--method", "nsh", ok=False), "does not fit")
-    one_line(run("export_model.py", "--pretrained", best, "--bit", 16, "--save-inference-dir", out, ok=False), "--bit 16")
-    one_line(run("export_model.py", "--pretrained", best, "--method", "dhn", "--save-inference-dir", out, ok=False), "dhn")
+    for more in (["--bit", 16], ["--method", "dhn"]):
+        one_line(run("export_model.py", "--pretrained", best, *more, "--save-inference-dir", out, ok=False), *more)
     assert not out.exists()
 
 
@@ -119,8 +119,10 @@ def test_codes_of_other_weights(train, run, folder, model, tmp_path):
 def test_resume_on_other_data(train, run, folder, model):
     before = (model / "recipe.yaml").read_bytes()
     with Changed(folder / "train.txt", lambda data: data.split(b"\n", 1)[1]):
-        one_line(run("main_single_gpu.py", "--resume", model / "latest.safetensors", "--epoch", 2, ok=False), "other images")
-    assert (model / "recipe.yaml").read_bytes() == before and load_checkpoint(model / "latest.safetensors")[1]["epoch"] == 1
+        one_line(run("main_single_gpu.py", "--resume", model / "latest.safetensors", "--epoch", 2, ok=False),
+                 "other images")
+    assert (model / "recipe.yaml").read_bytes() == before
+    assert load_checkpoint(model / "latest.safetensors")[1]["epoch"] == 1
 
 
 @pytest.mark.parametrize("limit", [300, 20_000])
@@ -131,7 +133,8 @@ def test_a_full_disk(shapes, folder, tmp_path, limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     command = [sys.executable, "main_single_gpu.py", "--method", "hashnet", "--bit", 64, *TINY, "--dataset", folder,
                "--output-dir", tmp_path / "out"]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, preexec_fn=full, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, preexec_fn=full, capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 2
     one_line(done, "cannot write", "free some space")
     assert set(os.listdir(tmp_path / "out")) <= {"train.log", "recipe.yaml"}

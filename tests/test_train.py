@@ -14,7 +14,8 @@ from utils.checkpoint import load_checkpoint
 
 # no batch norm, no dropout: the network for which ranks and batches must agree to float tolerance
 TINY = ["--method", "hashnet", "--bit", 12, "--backbone", "SqueezeNet1_1", "--no-pretrained", "--resize-size", 36,
-        "--crop-size", 32, "--batch-size", 16, "--eval-epoch", 2, "--lr-schedule", "step", "--device", "cpu", "--no-visualdl"]
+        "--crop-size", 32, "--batch-size", 16, "--eval-epoch", 2, "--lr-schedule", "step", "--device", "cpu",
+        "--no-visualdl"]
 SIZES = [f"--{key.replace('_', '-')}={value}" for key, value in SHAPES_SIZES.items()]
 
 
@@ -77,7 +78,8 @@ def test_resumed_run_brings_its_best_checkpoint_and_its_folder_is_the_default(tr
     again = json.loads((first / "result.json").read_text())
     assert again["metrics"] == json.loads(result)["metrics"] and again["training"]["images_per_second"] > 0
     (first / "best.safetensors").unlink()
-    one_line(run("main_single_gpu.py", "--resume", first / "latest.safetensors", "--epoch", 3, ok=False), "best.safetensors")
+    one_line(run("main_single_gpu.py", "--resume", first / "latest.safetensors", "--epoch", 3, ok=False),
+             "best.safetensors")
 
 
 def test_starting_anew_leaves_nothing_of_the_old_run(train, tmp_path):
@@ -128,7 +130,8 @@ def test_killed_at_any_moment_leaves_a_checkpoint_that_continues_exactly(run, tr
     """With a schedule that looks at the last epoch, so that only the same run, continued, gives the same weights."""
     more = ["--epoch", "10", "--eval-epoch", "4", "--lr-schedule", "cosine", "--augment", "simclr"]
     killed = tmp_path / "killed"
-    command = [sys.executable, "main_single_gpu.py", *TINY, *SIZES, "--data-path", shapes, *more, "--output-dir", killed]
+    command = [sys.executable, "main_single_gpu.py", *TINY, *SIZES, "--data-path", shapes, *more, "--output-dir",
+               killed]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         latest, stop = killed / "latest.safetensors", time.time() + 120
@@ -145,8 +148,8 @@ def test_killed_at_any_moment_leaves_a_checkpoint_that_continues_exactly(run, tr
 
 def test_evaluation_alone_gives_the_same_figures(run, four, shapes, tmp_path):
     folder, _ = four
-    run("main_single_gpu.py", "--eval", "--pretrained", folder / "best.safetensors", "--data-path", shapes, "--device", "cpu",
-        "--output-dir", tmp_path)
+    run("main_single_gpu.py", "--eval", "--pretrained", folder / "best.safetensors", "--data-path", shapes,
+        "--device", "cpu", "--output-dir", tmp_path)
     trained, alone = (json.loads(path.read_text()) for path in (folder / "result.json", tmp_path / "eval.json"))
     assert trained["metrics"] == alone["metrics"] and trained["fingerprint"] == alone["fingerprint"]
 
@@ -191,13 +194,16 @@ def test_mistakes_are_one_line(run, train, four, shapes, tmp_path):
     best = four[0] / "best.safetensors"
     one_line(train("--bitt", 3, ok=False), "--bit")
     one_line(train("--backbone", "AlexNat", "--output-dir", tmp_path / "x", ok=False), "AlexNat", "AlexNet")
-    one_line(run("main_single_gpu.py", "--data-path", tmp_path / "nowhere", "--dataset", "cifar10", ok=False), "nowhere")
+    one_line(run("main_single_gpu.py", "--data-path", tmp_path / "nowhere", "--dataset", "cifar10", ok=False),
+             "nowhere")
     one_line(train("--output-dir", four[0], ok=False), "--overwrite", "--resume")
     one_line(run("main_single_gpu.py", "--eval", "--pretrained", best, "--bit", 16, ok=False), "bit = 12, not 16")
     one_line(train("--device", "gpu", "--output-dir", tmp_path / "x", ok=False), "no GPU")
-    one_line(train("--select", "val", "--val-size", 500, "--epoch", 1, "--output-dir", tmp_path / "x", ok=False), "--val-size")
-    one_line(run("main_single_gpu.py", "--resume", best, "--data-path", shapes, "--epoch", 9, "--output-dir", tmp_path / "x",
-                 ok=False), "latest.safetensors")
+    one_line(train("--select", "val", "--val-size", 500, "--epoch", 1, "--output-dir", tmp_path / "x", ok=False),
+             "--val-size")
+    one_line(run("main_single_gpu.py", "--resume", best, "--data-path", shapes, "--epoch", 9, "--output-dir",
+                 tmp_path / "x", ok=False), "latest.safetensors")
+    assert not (tmp_path / "x").exists()
 
 
 def test_divergence_is_named(train, tmp_path):
@@ -206,12 +212,13 @@ def test_divergence_is_named(train, tmp_path):
 
 
 def test_rank_failure_and_taken_port_end_the_job(train, shapes, tmp_path):
-    done = train("--epoch", 3, "--learning-rate", 1e30, "--output-dir", tmp_path, "--nprocs", 2, script="main_multi_gpu.py",
-                 ok=False)
+    done = train("--epoch", 3, "--learning-rate", 1e30, "--output-dir", tmp_path, "--nprocs", 2,
+                 script="main_multi_gpu.py", ok=False)
     one_line(done, "loss term")
     import socket
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        one_line(train("--port", port, "--output-dir", tmp_path / "p", script="main_multi_gpu.py", ok=False), port, "in use")
+        one_line(train("--port", port, "--output-dir", tmp_path / "p", script="main_multi_gpu.py", ok=False), port,
+                 "in use")

@@ -222,6 +222,36 @@ def _read_yaml(path, table, bit):
     return settings
 
 
+def _recipe_file(given, recipe_dir):
+    """The recipe of the method for the data set, or its default recipe, or None."""
+    dataset = given.get("dataset", RECIPE["dataset"][0])
+    # a data set that is a folder or a file has no recipe of its own
+    stems = ["default"] if os.path.basename(dataset) != dataset else [dataset, "default"]
+    found = [os.path.join(recipe_dir, given.get("method", RECIPE["method"][0]), f"{stem}.yaml") for stem in stems]
+    return next((path for path in found if os.path.isfile(path)), None)
+
+
+def _of_checkpoint(settings, checkpoint, given, evaluate):
+    """What counts of a checkpoint's recipe for --eval (``evaluate``) or --resume; forgets a ``given`` backbone it has.
+
+    Raises:
+        InputError: a given setting that would make another model, or (--resume) another run.
+    """
+    if str(given.get("backbone")).lower() == settings["backbone"].split(":")[0].lower():
+        del given["backbone"]  # the checkpoint has its full name, for example SqueezeNet1_1:torchvision
+    allowed = [key for key in RECIPE if key not in ("method", "bit", "backbone", "feature_norm")] if evaluate \
+        else MAY_CHANGE_ON_RESUME
+    for key in given:
+        if key not in allowed and given[key] != settings.get(key):
+            raise InputError(f"{checkpoint} was made with {key} = {settings.get(key)}, not {given[key]}; "
+                             f"leave --{key} out or use another checkpoint")
+    if given.get("dataset", settings["dataset"]) == settings["dataset"]:
+        return settings
+    # these belong to the data set that the checkpoint was trained on
+    forgotten = ("data_path", "list_dir", "topK", "split_seed", *SIZES)
+    return {key: value for key, value in settings.items() if key not in forgotten}
+
+
 def parse(argv, methods, recipe_dir="configs", base=None):
     """Resolve a command line into a recipe.
 
@@ -250,32 +280,11 @@ def parse(argv, methods, recipe_dir="configs", base=None):
     if run["resume"] and run["pretrained"]:
         raise InputError("--resume goes on with its own checkpoint; leave --pretrained (and --eval) out, or --resume")
     checkpoint = run["pretrained"] if run["eval"] else run["resume"]
-    other_data = False
     if checkpoint:
-        settings, source = base(checkpoint), checkpoint
-        other_data = run["eval"] and given.get("dataset", settings["dataset"]) != settings["dataset"]
-        if other_data:  # these belong to the data set that the checkpoint was trained on
-            settings = {key: value for key, value in settings.items()
-                        if key not in ("data_path", "list_dir", "topK", "split_seed", *SIZES)}
-        allowed = MAY_CHANGE_ON_RESUME if run["resume"] else tuple(
-            key for key in RECIPE if key not in ("method", "bit", "backbone", "feature_norm"))
-        if str(given.get("backbone")).lower() == settings["backbone"].split(":")[0].lower():
-            del given["backbone"]  # the checkpoint has its full name, for example SqueezeNet1_1:torchvision
-        for key in given:
-            if key not in allowed and given[key] != settings.get(key):
-                raise InputError(f"{checkpoint} was made with {key} = {settings.get(key)}, not {given[key]}; "
-                                 f"leave --{key} out or use another checkpoint")
+        settings, source = _of_checkpoint(base(checkpoint), checkpoint, given, run["eval"]), checkpoint
     else:
-        name = given.get("method", RECIPE["method"][0])
-        dataset = given.get("dataset", RECIPE["dataset"][0])
-        source, settings = run["config"], {}
-        if source is None:
-            # a data set that is a folder or a file has no recipe of its own
-            stems = ["default"] if os.path.basename(dataset) != dataset else [dataset, "default"]
-            found = [os.path.join(recipe_dir, str(name), f"{stem}.yaml") for stem in stems]
-            source = next((path for path in found if os.path.isfile(path)), None)
-        if source is not None:
-            settings = _read_yaml(source, {**RECIPE, **hyper}, given.get("bit"))
+        source = run["config"] or _recipe_file(given, recipe_dir)
+        settings = _read_yaml(source, {**RECIPE, **hyper}, given.get("bit")) if source else {}
         settings = {key: _convert(key, value, table[key], source) for key, value in settings.items()}
 
     recipe = {key: default for key, (default, _, _) in RECIPE.items()}
@@ -293,9 +302,9 @@ def parse(argv, methods, recipe_dir="configs", base=None):
     recipe["method"] = chosen
     if recipe["crop_size"] > recipe["resize_size"]:
         raise InputError(f"crop_size {recipe['crop_size']} is larger than resize_size {recipe['resize_size']}")
-    if run["output_dir"] is None and checkpoint and not other_data:
+    if run["output_dir"] is None and checkpoint and recipe["dataset"] == settings["dataset"]:
         run["output_dir"] = os.path.dirname(checkpoint) or "."
-    elif run["output_dir"] is None:
+    elif run["output_dir"] is None:  # beside the codes of other data there is no place for these
         dataset = os.path.basename(os.path.normpath(recipe["dataset"]))
         run["output_dir"] = os.path.join("output", f"{chosen}_{dataset}_{recipe['bit']}")
     return recipe, run, source

@@ -45,7 +45,8 @@ def write_result(path, recipe, protocol, report, fingerprint, device, state=None
     training = None
     if state is not None:
         training = {key: state[key] for key in ("epoch", "best_epoch", "best_score", "history", "started_from")}
-        training.update(seconds=round(state["seconds"], 3), selected_by=recipe["select"],
+        training.update(seconds=round(state["seconds"], 3),
+                        selected_by="last" if state["best_score"] is None else recipe["select"],  # no labels, no choice
                         images_per_second=round(state["images"] / max(state["seconds"], 1e-9), 2))
     write_json(path, {
         "score": report["score"], "metrics": report["metrics"], "code_health": report["health"],
