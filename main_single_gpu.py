@@ -103,7 +103,7 @@ def complete(recipe, protocol, method_class, saved):
 
 def clear_folder(folder):
     """Remove the products of an earlier run, so that none of them passes for one of the new run."""
-    for name in ("best.safetensors", "result.json", "eval.json", "latest.safetensors"):
+    for name in ("best.safetensors", "result.json", "latest.safetensors"):
         if os.path.exists(os.path.join(folder, name)):
             os.remove(os.path.join(folder, name))
     shutil.rmtree(os.path.join(folder, "vdl"), ignore_errors=True)
@@ -190,6 +190,10 @@ def job(recipe, run, source):
             extra = {"data": data, "protocol": protocol.record(), "classes": protocol.classes,
                      "vectorizer": vectorizer}
             report = fit(method, protocol.train, chooser, recipe, run, log, optimizer, state, extra)
+            if state["epoch"] < recipe["epoch"]:
+                log.line(f"stopped after epoch {state['epoch']} of {recipe['epoch']} as --stop-epoch asks; go on with "
+                         f"--resume {folder}/latest.safetensors")
+                return log.close()
             # the result is that of the best checkpoint: the one that is exported and deployed
             if state["best_epoch"] != state["epoch"]:
                 if is_main():  # the other ranks may be on machines that do not see the file
@@ -209,12 +213,12 @@ def job(recipe, run, source):
 
 
 def write_products(method, evaluator, report, protocol, recipe, run, state, source):
-    """result.json (eval.json of --eval), the database's code files and, if asked for, the curves; returns the first."""
+    """result.json, the database's code files and, if asked for, the curves; returns the first."""
     import paddle
     from utils.evaluator import recipe_spec
     from utils.result import write_result
     folder = run["output_dir"]
-    name = os.path.join(folder, "eval.json" if run["eval"] else "result.json")
+    name = os.path.join(folder, "result.json")
     write_result(name, recipe, protocol.record(), report, method.fingerprint(recipe_spec(recipe)), paddle.get_device(),
                  state, source)
     for modality in method.modalities:

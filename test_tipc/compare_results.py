@@ -1,6 +1,6 @@
 """Compare what Paddle Inference answered with what the evaluation of the same checkpoint found.
 
-    python test_tipc/compare_results.py --eval_file .../eval.json --log_file .../python_infer_cpu_batchsize_1.log
+    python test_tipc/compare_results.py --eval_file .../eval/result.json --log_file .../python_infer_cpu_batchsize_1.log
 
 Ends with a non-zero status where the mAP of the image codes differs by more than --atol, or where either has none.
 Needs nothing but Python.
@@ -12,7 +12,7 @@ import sys
 
 
 def evaluated(path):
-    """mAP of image queries on image codes in an eval.json."""
+    """mAP of image queries on image codes in the result.json of an evaluation."""
     with open(path, encoding="utf-8") as file:
         return float(json.load(file)["metrics"]["I->I"]["mAP"])
 

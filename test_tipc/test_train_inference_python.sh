@@ -121,8 +121,8 @@ train_and_eval() { # sets checkpoint, to nothing if training failed
     }
     grep -q 'avg_ips: .* images/sec' "$out/train.log" || echo "note: $out/train.log has no avg_ips line" | tee -a "$log"
     if [ "${eval_command[0]}" != null ]; then
-        run_step eval "$out/eval.log" "file $save/eval.json" \
-            "$python" "${eval_command[@]}" "$checkpoint_key" "$checkpoint" --output-dir "$save" \
+        run_step eval "$out/eval.log" "file $save/eval/result.json" \
+            "$python" "${eval_command[@]}" "$checkpoint_key" "$checkpoint" --output-dir "$save/eval" \
             "$train_device_key" "$chosen"
     fi
 }
@@ -145,7 +145,7 @@ find_checkpoint() { # sets checkpoint
 # compare STEP LOG: Paddle Inference against the evaluation, where both saw the same data.
 compare() {
     local evaluation
-    evaluation=$(dirname "$checkpoint")/eval.json
+    evaluation=$(dirname "$checkpoint")/eval/result.json
     case $mode in
         lite_train_lite_infer | whole_train_whole_infer)
             [ ! -f "$evaluation" ] ||

@@ -115,10 +115,10 @@ def test_evaluation_on_other_data_forgets_what_belonged_to_the_training_data():
 
     recipe, run, _ = evaluate()
     assert (recipe["num_train"], recipe["data_path"], recipe["topK"]) == (64, "here", 7)
-    assert run["output_dir"] == os.path.join("runs", "a")
+    assert run["output_dir"] == os.path.join("runs", "a", "eval")
     recipe, run, _ = evaluate("--dataset", "coco", "--data-path", "there")
     assert (recipe["num_train"], recipe["data_path"], recipe["topK"]) == (None, "there", None)
-    assert run["output_dir"] == os.path.join("output", "hashnet_coco_64")  # the codes of the training data stay
+    assert run["output_dir"] == os.path.join("runs", "a", "eval_coco")
 
 
 def test_a_resumed_run_stays_in_its_folder():

@@ -38,7 +38,7 @@ elif step == "train":
     leave(value("--output-dir") + "/best.safetensors", "weights")
     print("avg_ips: 9.0 images/sec", *arguments)
 elif step == "eval":
-    leave(value("--output-dir") + "/eval.json", '{"metrics": {"I->I": {"mAP": 0.5}}}')
+    leave(value("--output-dir") + "/result.json", '{"metrics": {"I->I": {"mAP": 0.5}}}')
 elif step == "export":
     leave(value("--save-inference-dir") + "/inference.yml", value("--pretrained"))
 else:

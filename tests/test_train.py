@@ -83,10 +83,10 @@ def test_resumed_run_brings_its_best_checkpoint_and_its_folder_is_the_default(tr
 
 
 def test_starting_anew_leaves_nothing_of_the_old_run(train, tmp_path):
-    for name in ("latest.safetensors", "best.safetensors", "result.json", "eval.json"):
+    for name in ("latest.safetensors", "best.safetensors", "result.json"):
         (tmp_path / name).write_text("old")
     train("--epoch", 2, "--overwrite", "--learning-rate", 1e30, "--output-dir", tmp_path, ok=False)
-    assert not any((tmp_path / name).exists() for name in ("best.safetensors", "result.json", "eval.json"))
+    assert not any((tmp_path / name).exists() for name in ("best.safetensors", "result.json"))
 
 
 def test_ranks_encode_with_the_network_that_is_saved(train, run, shapes, tmp_path):
@@ -94,7 +94,7 @@ def test_ranks_encode_with_the_network_that_is_saved(train, run, shapes, tmp_pat
     train("--epoch", 3, "--backbone", "ConvNet:width=8", "--learning-rate", 0.01, "--output-dir", tmp_path,
           script="main_multi_gpu.py")
     run("main_single_gpu.py", "--eval", "--pretrained", tmp_path / "best.safetensors")
-    ranks, alone = (json.loads((tmp_path / name).read_text()) for name in ("result.json", "eval.json"))
+    ranks, alone = (json.loads((tmp_path / name).read_text()) for name in ("result.json", "eval/result.json"))
     assert ranks["metrics"] == alone["metrics"] and ranks["code_health"] == alone["code_health"]
 
 
@@ -126,6 +126,17 @@ def test_the_feature_cache_notices_other_pictures(tmp_path):
     assert key(ArrayImages(pixels)) != key(ArrayImages(pixels + 1))
 
 
+def test_a_stop_and_a_resume_change_nothing(run, train, tmp_path):
+    """Also with a schedule that ends at the last epoch, and an evaluation that the stop does not fall on."""
+    more = ["--epoch", 4, "--eval-epoch", 3, "--lr-schedule", "cosine", "--augment", "simclr"]
+    train(*more, "--output-dir", tmp_path / "whole")
+    done = train(*more, "--stop-epoch", 2, "--output-dir", tmp_path / "parts")
+    assert "--resume" in done.stdout and not (tmp_path / "parts" / "result.json").exists()
+    run("main_single_gpu.py", "--resume", tmp_path / "parts" / "latest.safetensors", "--device", "cpu", "--no-visualdl")
+    for name in ("latest", "best"):
+        assert same(*(weights(tmp_path / part / f"{name}.safetensors") for part in ("whole", "parts")))
+
+
 def test_killed_at_any_moment_leaves_a_checkpoint_that_continues_exactly(run, train, shapes, tmp_path):
     """With a schedule that looks at the last epoch, so that only the same run, continued, gives the same weights."""
     more = ["--epoch", "10", "--eval-epoch", "4", "--lr-schedule", "cosine", "--augment", "simclr"]
@@ -150,7 +161,7 @@ def test_evaluation_alone_gives_the_same_figures(run, four, shapes, tmp_path):
     folder, _ = four
     run("main_single_gpu.py", "--eval", "--pretrained", folder / "best.safetensors", "--data-path", shapes,
         "--device", "cpu", "--output-dir", tmp_path)
-    trained, alone = (json.loads(path.read_text()) for path in (folder / "result.json", tmp_path / "eval.json"))
+    trained, alone = (json.loads(path.read_text()) for path in (folder / "result.json", tmp_path / "result.json"))
     assert trained["metrics"] == alone["metrics"] and trained["fingerprint"] == alone["fingerprint"]
 
 

@@ -111,6 +111,7 @@ RUN = {
     "resume": (None, str, "checkpoint to continue exactly"),
     "output_dir": (None, str, "run folder; default output/<method>_<dataset>_<bit>, with --resume and --eval that of "
                               "the checkpoint"),
+    "stop_epoch": (None, _whole(1), "stop after this many epochs; the schedule ends at --epoch, and --resume goes on"),
     "overwrite": (False, _bool, "start anew in a folder that holds a run"),
     "device": ("auto", _device, "auto, cpu, gpu or gpu:N"),
     "num_workers": (0, _whole(0), "loader processes per process; never changes the data"),
@@ -302,11 +303,15 @@ def parse(argv, methods, recipe_dir="configs", base=None):
     recipe["method"] = chosen
     if recipe["crop_size"] > recipe["resize_size"]:
         raise InputError(f"crop_size {recipe['crop_size']} is larger than resize_size {recipe['resize_size']}")
-    if run["output_dir"] is None and checkpoint and recipe["dataset"] == settings["dataset"]:
-        run["output_dir"] = os.path.dirname(checkpoint) or "."
-    elif run["output_dir"] is None:  # beside the codes of other data there is no place for these
+    if run["output_dir"] is None:
         dataset = os.path.basename(os.path.normpath(recipe["dataset"]))
-        run["output_dir"] = os.path.join("output", f"{chosen}_{dataset}_{recipe['bit']}")
+        if run["eval"]:  # a folder of its own: the training's result.json and codes stay
+            name = "eval" if recipe["dataset"] == settings["dataset"] else f"eval_{dataset}"
+            run["output_dir"] = os.path.join(os.path.dirname(checkpoint), name)
+        elif run["resume"]:
+            run["output_dir"] = os.path.dirname(checkpoint) or "."
+        else:
+            run["output_dir"] = os.path.join("output", f"{chosen}_{dataset}_{recipe['bit']}")
     return recipe, run, source
 
 

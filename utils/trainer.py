@@ -101,7 +101,7 @@ def fit(method, train, evaluator, recipe, run, log, optimizer, state, extra=None
     items = Items(train, recipe_spec(recipe), method.views, recipe["augment"], recipe["seed"])
 
     report = None
-    for epoch in range(state["epoch"], recipe["epoch"]):
+    for epoch in range(state["epoch"], min(recipe["epoch"], run["stop_epoch"] or recipe["epoch"])):
         started = time.time()
         seed_everything(recipe["seed"], epoch, 2 + rank())
         items.epoch = epoch
