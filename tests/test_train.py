@@ -85,7 +85,7 @@ def test_resumed_run_brings_its_best_checkpoint_and_its_folder_is_the_default(tr
 def test_starting_anew_leaves_nothing_of_the_old_run(train, tmp_path):
     for name in ("latest.safetensors", "best.safetensors", "result.json"):
         (tmp_path / name).write_text("old")
-    train("--epoch", 2, "--overwrite", "--learning-rate", 1e38, "--output-dir", tmp_path, ok=False)
+    train("--epoch", 2, "--overwrite", "--alpha", 1e38, "--output-dir", tmp_path, ok=False)
     assert not any((tmp_path / name).exists() for name in ("best.safetensors", "result.json"))
 
 
@@ -218,12 +218,12 @@ def test_mistakes_are_one_line(run, train, four, shapes, tmp_path):
 
 
 def test_divergence_is_named(train, tmp_path):
-    done = train("--epoch", 3, "--learning-rate", 1e38, "--output-dir", tmp_path, ok=False)
+    done = train("--epoch", 3, "--alpha", 1e38, "--output-dir", tmp_path, ok=False)
     one_line(done, "loss term", "step", ".jpg")
 
 
 def test_rank_failure_and_taken_port_end_the_job(train, shapes, tmp_path):
-    done = train("--epoch", 3, "--learning-rate", 1e38, "--output-dir", tmp_path, "--nprocs", 2,
+    done = train("--epoch", 3, "--alpha", 1e38, "--output-dir", tmp_path, "--nprocs", 2,
                  script="main_multi_gpu.py", ok=False)
     one_line(done, "loss term")
     import socket
