@@ -4,5 +4,6 @@ import zlib  # noqa: F401  before Paddle: Paddle 2.6 brings another zlib, and re
 
 import utils.cpu  # noqa: F401  before Paddle too
 
-# Paddle says this at every import; it concerns compiling custom operators only
+# the first concerns compiling custom operators only, the second every network with batch norm
 warnings.filterwarnings("ignore", message="No ccache found")
+warnings.filterwarnings("ignore", message="When training, we now always track global")
