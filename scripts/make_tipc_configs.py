@@ -59,6 +59,8 @@ backbone: ConvNet:width=8
 pretrained_backbone: false
 resize_size: 72
 crop_size: 64
+freeze_backbone: true          # standardised random features: codes that differ from image to image
+feature_norm: standardize
 augment: {augment}
 eval_epoch: 2
 optimizer: adam
