@@ -20,7 +20,7 @@ def worker(recipe, run, source):
     if run["device"] == "cpu":
         paddle.set_device("cpu")
     paddle.distributed.init_parallel_env()
-    use_cores(paddle.distributed.get_world_size())
+    use_cores(int(os.environ.get("PADDLE_LOCAL_SIZE", paddle.distributed.get_world_size())))  # ranks of this machine
     job(recipe, run, source)
 
 

@@ -1,4 +1,4 @@
-"""NSH: Learning to Hash Naturally Sorts (Yu, Mao, Wei, Zhang, Du; IJCAI 2022). Unsupervised.
+"""NSH: Learning to Hash Naturally Sorts (Yu, Shen, Wang, Zhang, Torr; IJCAI 2022). Unsupervised.
 
 Two random views of each image give binary codes b1, b2 and latent vectors z1, z2. For every anchor a the batch is
 sorted by code similarity, softly, so that the order can be learnt; the latents are carried along; the first m of

@@ -50,5 +50,5 @@ def load_checkpoint(path):
                 raise InputError(f"{path} is not a checkpoint of this project (a .safetensors file that "
                                  "main_single_gpu.py wrote); backbone weights go to --backbone-weights")
             return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata["meta"])
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path} is damaged or not a checkpoint ({error}); use another one") from error
