@@ -1,26 +1,22 @@
 """Flags of the deployment commands: dashes and underscores alike, every mistake one line."""
 import argparse
 import os
-import warnings
 
-from utils.config import nearest
+from utils import config
 from utils.errors import InputError
 
 
 def quiet():
-    """Before Paddle is imported: its notes about compilers and executors are no news to a user."""
+    """Before Paddle is imported: its notes about executors are no news to a user."""
     os.environ.setdefault("GLOG_minloglevel", "2")
-    warnings.filterwarnings("ignore", message="No ccache found")
 
 
 def boolean(text):
     """``True``/``False`` as TIPC writes them (also 1/0, yes/no, on/off)."""
-    value = str(text).lower()
-    if value in ("true", "1", "yes", "on"):
-        return True
-    if value in ("false", "0", "no", "off"):
-        return False
-    raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}")
+    try:
+        return config.boolean(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected True or False, not {text!r}") from None
 
 
 def count(low):
@@ -57,7 +53,7 @@ class Flags(argparse.ArgumentParser):
             given = unknown[0].split("=")[0]
             flags = {option.lstrip("-").replace("_", "-") for action in self._actions
                      for option in action.option_strings}
-            hint = nearest(given.lstrip("-").replace("_", "-"), sorted(flags)).replace("mean ", "mean --")
+            hint = config.nearest(given.lstrip("-").replace("_", "-"), sorted(flags)).replace("mean ", "mean --")
             raise InputError(f"unknown argument {given}{hint}; --help lists the flags")
         return values
 

@@ -13,7 +13,8 @@ from utils.files import write_text
 MAX_BITS = 1024
 
 
-def _bool(value):
+def boolean(value):
+    """``true``/``false`` in any case, also 1/0, yes/no, on/off. Raises ValueError for anything else."""
     text = str(value).lower()
     if text in ("true", "1", "yes", "on"):
         return True
@@ -69,11 +70,11 @@ RECIPE = {
     "bit": (64, _whole(1, MAX_BITS), "code length in bits"),
     "backbone": ("AlexNet", str, "PaddleClas network"),
     "backbone_weights": (None, str, "backbone weights: .pdparams, .pth, .safetensors or .npz"),
-    "pretrained_backbone": (True, _bool, "start from ImageNet weights (downloaded unless --backbone-weights)"),
-    "freeze_backbone": (False, _bool, "train the head only"),
+    "pretrained_backbone": (True, boolean, "start from ImageNet weights (downloaded unless --backbone-weights)"),
+    "freeze_backbone": (False, boolean, "train the head only"),
     "feature_norm": ("none", _choice("none", "standardize", "log1p_standardize"),
                      "fixed normalisation of frozen backbone features, fitted on the training split"),
-    "cache_features": (True, _bool, "frozen backbone: compute features of un-augmented splits once"),
+    "cache_features": (True, boolean, "frozen backbone: compute features of un-augmented splits once"),
     "cached_views": (0, _whole(0), "frozen backbone: draw this many augmented views of each training image once and "
                      "let the epochs choose among their features; 0 = augment anew in every epoch"),
     "resize_size": (256, _whole(8), "shorter side before the crop, pixels"),
@@ -94,7 +95,7 @@ RECIPE = {
     "lr_gamma": (0.5, _real(0.0), "factor of a step"),
     "lr_min_ratio": (0.0, _real(0.0), "lr_schedule=cosine ends at learning_rate times this"),
     "head_lr_mult": (10.0, _real(0.0), "learning-rate multiplier of the layers above the backbone"),
-    "drop_last": (False, _bool, "drop the last incomplete batch of an epoch"),
+    "drop_last": (False, boolean, "drop the last incomplete batch of an epoch"),
     "seed": (0, _whole(0), "seed of weights, order and augmentation"),
     "topK": (None, _whole(0), "K of mAP@K, 0 = all; the protocol's by default"),
     "ap": ("hits", _choice("hits", "min", "first_hits"), "denominator of AP: see utils/metrics.py"),
@@ -106,18 +107,18 @@ RECIPE = {
 RUN = {
     "config": (None, str, "recipe file; default configs/<method>/<dataset>.yaml. --resume and --eval take the "
                           "checkpoint's recipe instead"),
-    "eval": (False, _bool, "evaluate --pretrained and stop"),
+    "eval": (False, boolean, "evaluate --pretrained and stop"),
     "pretrained": (None, str, "checkpoint of a whole model: to evaluate, or to start training from"),
     "resume": (None, str, "checkpoint to continue exactly"),
     "output_dir": (None, str, "run folder; default output/<method>_<dataset>_<bit>, with --resume and --eval that of "
                               "the checkpoint"),
     "stop_epoch": (None, _whole(1), "stop after this many epochs; the schedule ends at --epoch, and --resume goes on"),
-    "overwrite": (False, _bool, "start anew in a folder that holds a run"),
+    "overwrite": (False, boolean, "start anew in a folder that holds a run"),
     "device": ("auto", _device, "auto, cpu, gpu or gpu:N"),
     "num_workers": (0, _whole(0), "loader processes per process; never changes the data"),
     "log_step": (10, _whole(1), "steps between two log lines"),
-    "curves": (False, _bool, "write PR and P@N curves as CSV and PNG at the last evaluation"),
-    "visualdl": (True, _bool, "write VisualDL scalars to <output_dir>/vdl"),
+    "curves": (False, boolean, "write PR and P@N curves as CSV and PNG at the last evaluation"),
+    "visualdl": (True, boolean, "write VisualDL scalars to <output_dir>/vdl"),
     "feature_cache": (None, str, "folder that keeps features of a frozen backbone between runs"),
     "nprocs": (None, _whole(1), "main_multi_gpu.py: processes; default all GPUs, or 2 on a CPU"),
     "port": (None, _whole(1, 65535), "main_multi_gpu.py: first port for the ranks; default any free one"),
@@ -158,7 +159,7 @@ def _hyper_converters(methods):
     table = {}
     for hyper in methods.values():
         for key, (default, text) in hyper.items():
-            kind = {bool: _bool, int: _whole(0), float: _real(), str: str}[type(default)]
+            kind = {bool: boolean, int: _whole(0), float: _real(), str: str}[type(default)]
             table[key] = (default, kind, text)
     return table
 
@@ -174,7 +175,7 @@ def _parse_flags(argv, table):
     known = {**{key: key for key in table}, **ALIASES}
     for name, key in known.items():
         convert = table[key][1]
-        more = {"nargs": "?", "const": "true"} if convert is _bool else {}
+        more = {"nargs": "?", "const": "true"} if convert is boolean else {}
         names = list(dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]))
         parser.add_argument(*names, dest=key, metavar="V", help=table[key][2].replace("%", "%%"), **more)
         if more:
