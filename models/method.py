@@ -141,6 +141,11 @@ class HashMethod(nn.Layer):
         """Channels of the backbone features (last axis)."""
         return self.backbone.token_dim if self.feature_kind == "tokens" else self.backbone.out_dim
 
+    @property
+    def feature_key(self):
+        """What cached backbone features depend on beside the backbone, the preprocessing and the images; plain text."""
+        return self.feature_kind
+
     # helpers for the methods --------------------------------------------------------------
     def view(self, batch, number=0):
         """Normalised features of a view of the batch, from the cache where there is one."""

@@ -13,6 +13,8 @@ Paper and code differ: the text reads as if row a were divided by p_aa, the code
 (``weight_norm``). As in the code, the weights are trained too (``detach_weights``), only h1 is balanced and only
 h1 -> h2 is contrasted. The rows of w sum to more than 1, so no library cross-entropy fits: it is written out.
 """
+import math
+
 import paddle
 from paddle import nn
 from paddle.autograd import PyLayer
@@ -148,6 +150,30 @@ def balance(h1):
     return (gather(h1).mean(axis=0) ** 2).mean() - (h1 ** 2).mean()
 
 
+def pool_tokens(tokens, grid):
+    """Means over the cells of a coarser grid: the loss costs (tokens per image)^2, a cached image its tokens.
+
+    Args:
+        tokens: float [N, T, D], row by row of a square map.
+        grid: rows and columns wanted; 0 = leave the tokens alone.
+
+    Returns:
+        float [N, grid^2, D].
+
+    Raises:
+        InputError: the map is not square, or smaller than ``grid``.
+    """
+    if not grid:
+        return tokens
+    count, channels = tokens.shape[1:]
+    side = math.isqrt(count)
+    if side * side != count or side < grid:
+        raise InputError(f"token_grid is {grid}, and the backbone gives {count} tokens an image: no square map of at "
+                         f"least {grid} x {grid}; lower token_grid, or enlarge --crop-size")
+    maps = tokens.transpose([0, 2, 1]).reshape([-1, channels, side, side])
+    return F.adaptive_avg_pool2d(maps, grid).flatten(2).transpose([0, 2, 1])
+
+
 def _linear(inputs, outputs):
     """Linear layer as the authors initialise it: kaiming uniform over fan-out, N(0, 1) biases."""
     bound = (6.0 / outputs) ** 0.5
@@ -173,12 +199,13 @@ class WCH(HashMethod):
         "weight_temperature": (0.2, "WCH: softmax temperature of the patch-level weights"),
         "contrast_temperature": (0.3, "WCH: temperature of the code similarities in the contrastive loss"),
         "weight_norm": ("column", "WCH: weights are divided by the key's (column) or the anchor's (row) own weight"),
+        "token_grid": (0, "WCH: pool the token map to this many rows and columns; 0 = every token as it is"),
         "detach_weights": (False, "WCH: keep the gradient out of the patch-level weights"),
     }
 
     def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
                  hidden=1024, attention_temperature=1.0, weight_temperature=0.2, contrast_temperature=0.3,
-                 weight_norm="column", detach_weights=False):
+                 weight_norm="column", token_grid=0, detach_weights=False):
         super().__init__(backbone, bits, feature_norm, frozen)
         if weight_norm not in WEIGHT_NORMS:
             raise InputError(f"weight_norm is {weight_norm!r}; choose one of {', '.join(WEIGHT_NORMS)}")
@@ -187,15 +214,26 @@ class WCH(HashMethod):
                            ("contrast_temperature", contrast_temperature)):
             if value <= 0:
                 raise InputError(f"{key} is {value}; it must be above 0")
+        if token_grid < 0:
+            raise InputError(f"token_grid is {token_grid}; it must be 0 (all tokens) or the rows of the pooled map")
         for parameter in backbone.tail_parameters():  # layers after the tokens: no gradient ever reaches them
             parameter.stop_gradient = True
         self.attention_temperature = attention_temperature
         self.weight_temperature = weight_temperature
         self.contrast_temperature = contrast_temperature
         self.weight_norm, self.detach_weights = weight_norm, detach_weights
+        self.token_grid = token_grid
         self.fc_norm = nn.LayerNorm(self.feature_dim, epsilon=1e-6)
         self.fc = _linear(self.feature_dim, hidden)
         self.hash = _linear(hidden, bits)
+
+    @property
+    def feature_key(self):
+        return f"{self.feature_kind} {self.token_grid}"
+
+    def backbone_features(self, image):
+        """Images float32 [N, 3, H, W] -> tokens float32 [N, T, D]; T = token_grid^2 where that is given."""
+        return pool_tokens(self.backbone.tokens(image), self.token_grid)
 
     def code(self, features):
         """Tokens float32 [N, T, D] -> relaxed code float32 [N, bits], from their mean."""

@@ -75,8 +75,8 @@ RECIPE = {
     "feature_norm": ("none", _choice("none", "standardize", "log1p_standardize"),
                      "fixed normalisation of frozen backbone features, fitted on the training split"),
     "cache_features": (True, boolean, "frozen backbone: compute features of un-augmented splits once"),
-    "cached_views": (0, _whole(0), "frozen backbone: draw this many augmented views of each training image once and "
-                     "let the epochs choose among their features; 0 = augment anew in every epoch"),
+    "cached_views": (0, _whole(0), "frozen backbone: draw this many augmented views of each training image once, from "
+                     "--split-seed, and let the epochs choose among them; 0 = augment anew in every epoch"),
     "resize_size": (256, _whole(8), "shorter side before the crop, pixels"),
     "crop_size": (224, _whole(8), "input size of the network, pixels"),
     "augment": ("crop_flip", _choice("none", "crop_flip", "simclr"), "training augmentation"),

@@ -50,10 +50,10 @@ def split_features(method, split, recipe, run, views=0):
     if split.features is not None:
         return np.asarray(split.features, dtype="float32")
     spec = recipe_spec(recipe)
-    drawn = [recipe["augment"], views, recipe["seed"]] if views else []
+    drawn = [recipe["augment"], views, recipe["split_seed"]] if views else []
     path = None
     if run["feature_cache"]:
-        digest = hashlib.sha256(repr([spec, split.sha256(), method.feature_kind, recipe["backbone"], drawn]).encode())
+        digest = hashlib.sha256(repr([spec, split.sha256(), method.feature_key, recipe["backbone"], drawn]).encode())
         for key, value in sorted(method.backbone.state_dict().items()):
             digest.update(key.encode() + value.numpy().tobytes())
         _hash_pictures(digest, split.images)
@@ -66,7 +66,7 @@ def split_features(method, split, recipe, run, views=0):
     training = method.training
     method.eval()
     batches = _pieces(shard(len(split)), recipe["eval_batch_size"])
-    items = Items(split, spec, views, recipe["augment"], recipe["seed"])
+    items = Items(split, spec, views, recipe["augment"], recipe["split_seed"])
     own = []
     for batch in bar(load_batches(items, batches, run["num_workers"]), len(batches), f"features {split.name}"):
         parts = [method.backbone_features(batch[f"image{view}"]).numpy() for view in range(max(views, 1))]

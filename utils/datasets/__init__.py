@@ -6,13 +6,13 @@ A protocol is one Spec (base.py) in ``SPECS`` of a module here; a new data set i
 import difflib
 import os
 
-from utils.datasets import cifar10, coco, features, lists, shapes
+from utils.datasets import cifar10, coco, features, imagenet, lists, mirflickr, nuswide, shapes, voc, wiki
 from utils.datasets.base import ArrayImages, FileImages, Protocol, Spec, Split, need_items
 from utils.errors import InputError
 
 __all__ = ["ArrayImages", "FileImages", "PROTOCOLS", "Protocol", "Spec", "Split", "find_spec", "load_protocol"]
 
-_MODULES = (shapes, cifar10, coco, features)
+_MODULES = (shapes, cifar10, coco, nuswide, imagenet, mirflickr, voc, wiki, features)
 PROTOCOLS = {spec.name: spec for module in _MODULES for spec in module.SPECS}
 
 

@@ -1,0 +1,3 @@
+"""Protocols of mirflickr."""
+
+SPECS = ()
