@@ -88,9 +88,9 @@ class Split:
         positions = np.asarray(positions, np.int64)
         rows = [None if column is None else column[positions]
                 for column in (self.labels, self.features, self.text_features, self.lines)]
-        return Split(name=name or self.name, ids=[self.ids[i] for i in positions], labels=rows[0],
+        return Split(name=name or self.name, ids=_pick(self.ids, positions), labels=rows[0],
                      images=None if self.images is None else self.images.select(positions), features=rows[1],
-                     texts=None if self.texts is None else [self.texts[i] for i in positions],
+                     texts=None if self.texts is None else _pick(self.texts, positions),
                      text_features=rows[2], list_file=self.list_file, lines=rows[3])
 
     def where(self, i):
@@ -103,6 +103,11 @@ class Split:
         if self.labels is not None:
             digest.update(f"\n{self.labels.shape}".encode() + np.ascontiguousarray(self.labels, np.uint8).tobytes())
         return digest.hexdigest()
+
+
+def _pick(strings, positions):
+    """The strings at ``positions``; a list, or (shards.Names) what keeps its strings in one buffer."""
+    return strings.select(positions) if hasattr(strings, "select") else [strings[i] for i in positions]
 
 
 @dataclasses.dataclass
