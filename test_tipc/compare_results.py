@@ -1,44 +1,455 @@
-"""Compare what Paddle Inference answered with what the evaluation of the same checkpoint found.
+"""Compare a TIPC run with itself (Paddle Inference against the evaluation) and with stored results.
 
-    python test_tipc/compare_results.py --eval_file .../eval/result.json --log_file .../python_infer_cpu_batchsize_1.log
+    python test_tipc/compare_results.py --eval_file RUN/eval/result.json --log_file OUT/python_infer_cpu_batchsize_1.log
+        [--codes OUT/codes_cpu_batchsize_1] [--train_log OUT/train.log]
+        [--gt_file 'test_tipc/results/{paddle}/hashnet_16_lite_train_lite_infer.json'] [--across_versions]
 
-Ends with a non-zero status where the mAP of the image codes differs by more than --atol, or where either has none.
-Needs nothing but Python.
+--codes is the folder (or one file) where infer.py left its code files, --train_log what training printed. ``{paddle}``
+in --gt_file becomes the Paddle line of the run, ``paddle3.3`` or ``paddle2.6``: the evaluation's result.json names it.
+Run it on the machine, and with the OMP_NUM_THREADS, of the run.
+
+Exit status: 0 same; 1 something differs; 2 nothing to compare (a file is missing or damaged); 77 nothing differs, but
+there are no stored results for this config, mode and Paddle line: the last line is ``skipped: ...``, and it is no pass.
+
+One line is printed for each thing compared; a line that ends in ``DIFFERS`` is a fault, and the last line names them
+all. Against the run itself:
+
+- model: the evaluation, infer.py and every code file name the same weights (an export of another checkpoint);
+- mAP: of Paddle Inference within --atol of the evaluation's, per direction;
+- codes: those of Paddle Inference against those of the evaluation (the file of the same name beside --eval_file); one
+  bit of a thousand may differ, for batches of another size may round otherwise (a changed inference.yml differs in
+  many);
+- distances: the nearest item and its distance that infer.py printed, against those counted anew from the codes.
+
+Against the stored results, by one of three rules, which the line ``rule:`` names:
+
+- exact, where Paddle version and device class (CPU model, instruction set, math threads) are those of the stored
+  results. Codes, and the ten nearest items and distances of the query: no difference. mAP: 1e-6. Losses of every epoch:
+  1e-5 of the value (and the 1e-5 that the log rounds to).
+- near, on another device class, where the last digits of training differ. Bits of codes away from zero: no difference.
+  A bit is near zero where the relaxed code is below 0.01 of the median of its code file (stored); a quarter of those,
+  and two, may differ. mAP: 1e-6 where no bit differs, else 0.01. Losses: 1e-3 of the value.
+- across versions: the stored results of another Paddle line, only if --across_versions is given; as near. Without it
+  such a file is an error.
+
+Data or settings that are not those of the stored results are one line, and nothing else is compared with them then.
+``python test_tipc/make_results.py`` makes the stored results.
 """
 import argparse
+import hashlib
 import json
+import math
+import os
+import platform
 import re
 import sys
 
+import numpy as np
 
-def evaluated(path):
-    """mAP of image queries on image codes in the result.json of an evaluation."""
-    with open(path, encoding="utf-8") as file:
-        return float(json.load(file)["metrics"]["I->I"]["mAP"])
+FORMAT = 1
+NEAREST = 10  # items of the query that are stored
+SKIPPED = 77
+EXACT = {"mAP": 1e-6, "loss": 1e-5}
+NEAR = {"mAP": 1e-2, "loss": 1e-3}
+NEAR_ZERO = 1e-2  # of the median |relaxed code|
+NEAR_SHARE, NEAR_EXTRA = 0.25, 2  # of the bits near zero that may differ on another device class
+ROUNDED = 1.5e-5  # two losses printed with five decimals
+ENGINE_SHARE = 1e-3  # of all bits, between Paddle Inference and the evaluation
+PLACES = ("data_path", "list_dir", "backbone_weights")  # settings that say where, not what
 
 
-def inferred(path):
-    """mAP that infer.py --evaluate printed."""
-    with open(path, encoding="utf-8") as file:
-        found = re.findall(r"^----- mAP@\w+: ([0-9.]+)", file.read(), re.MULTILINE)
+class Unusable(Exception):
+    """Something needed for a comparison is missing or damaged; one line."""
+
+
+# What a run left ----------------------------------------------------------------------------------
+def read_json(path):
+    """A JSON object, or Unusable."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            value = json.load(file)
+    except (OSError, ValueError) as error:
+        raise Unusable(f"cannot read {path}: {error}") from None
+    if not isinstance(value, dict):
+        raise Unusable(f"{path} holds no JSON object")
+    return value
+
+
+def read_text(path):
+    """The text of a log, or Unusable."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError as error:
+        raise Unusable(f"cannot read {path}: {error.strerror}") from None
+
+
+def read_evaluation(path):
+    """(paddle version, device, fingerprint, mAP per direction, settings, SHA-256 per split) of a result.json."""
+    result = read_json(path)
+    try:
+        metrics = {direction: float(values["mAP"]) for direction, values in result["metrics"].items()}
+        metrics["I->I"]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Unusable(f"{path} holds no metrics of I->I") from None
+    return {"paddle": result.get("environment", {}).get("paddle"), "device": result.get("environment", {}).get("device"),
+            "fingerprint": result.get("fingerprint"), "mAP": metrics, "data": result.get("protocol", {}).get("sha256"),
+            "recipe": {key: value for key, value in result.get("recipe", {}).items() if key not in PLACES}}
+
+
+def read_inference(path):
+    """What infer.py printed: fingerprint, mAP per direction, the query and its nearest item, device and threads."""
+    text = read_text(path)
+
+    def last(pattern, default=None):
+        found = re.findall(pattern, text, re.MULTILINE)
+        return found[-1] if found else default
+
+    metrics = {(direction or "I->I"): float(value) for direction, value in
+               re.findall(r"^----- (?:([IT]->[IT]) )?mAP@\w+: ([0-9.]+|nan)", text, re.MULTILINE)}
+    if "I->I" not in metrics:
+        raise Unusable(f"{path} holds no `----- mAP@...:` line")
+    return {"fingerprint": last(r"fingerprint ([0-9a-f]{16})\b"), "mAP": metrics,
+            "device": last(r"runtime_device: (\w+)", "cpu"), "threads": last(r"cpu_math_library_num_threads: (\d+)", "?"),
+            "query": {"image": last(r"^----- Query: (.*)$"), "code": last(r"^----- Query code: ([0-9a-f]+)$"),
+                      "distance": last(r"^----- Predicted Hamm_min: (\d+)$"),
+                      "match": last(r"^----- Found matched picture: (.*)$")}}
+
+
+def read_losses(path):
+    """Loss terms of the last step that each epoch logged: list of dict name -> float."""
+    epochs = {}
+    for epoch, terms in re.findall(r"^epoch: \[(\d+)/\d+\], step: \[[\d/]+\], lr: \S+, (loss: .*?), avg_reader_cost",
+                                   read_text(path), re.MULTILINE):
+        epochs[int(epoch)] = {name: float(value) for name, value in (term.split(": ") for term in terms.split(", "))}
+    if not epochs:
+        raise Unusable(f"{path} holds no `epoch: [...], ... loss: ...` line")
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
+def read_codes(path):
+    """dict name -> utils.codes.CodeFile of a folder's code files, or of one file."""
+    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from utils.codes import CodeFile
+    from utils.errors import InputError
+    folder, names = (path, sorted(os.listdir(path))) if os.path.isdir(path) else os.path.split(path)[:1] + (
+        [os.path.basename(path)],)
+    try:
+        found = {name[:-4]: CodeFile.load(os.path.join(folder, name)) for name in names if name.endswith(".npz")}
+    except InputError as error:
+        raise Unusable(str(error)) from None
     if not found:
-        raise ValueError(f"{path} holds no `----- mAP@...:` line")
-    return float(found[-1])
+        raise Unusable(f"no code file (.npz) in {path}; infer.py writes them to its --save-path")
+    return found
+
+
+def hex_codes(codefile):
+    """Codes of a code file as hexadecimal strings, one an item."""
+    return [row.tobytes().hex() for row in codefile.codes]
+
+
+def picture_digest(codefile):
+    """SHA-256 over the picture files of a code file in their order, or None where they are not at hand."""
+    digest, root = hashlib.sha256(), codefile.meta.get("root")
+    if root is None or codefile.meta.get("modality", "image") != "image":
+        return None
+    try:
+        for name in codefile.ids:
+            with open(os.path.join(root, name), "rb") as file:
+                digest.update(file.read())
+    except OSError:
+        return None
+    return digest.hexdigest()
+
+
+def nearest(codefile, code):
+    """[(id, distance), ...] of the nearest items of a code (hex), distance ascending, ties in database order."""
+    query = np.frombuffer(bytes.fromhex(code), np.uint8)
+    distance = np.unpackbits(codefile.codes ^ query, axis=1).sum(1)
+    order = np.argsort(distance, kind="stable")[:NEAREST]
+    return [[codefile.ids[i], int(distance[i])] for i in order]
+
+
+def device_class(devices, threads):
+    """On what the last digits of results depend, as text; empty where it is not known, or no CPU."""
+    if any(device != "cpu" for device in devices) or threads == "?":
+        return ""
+    name, flags = platform.machine(), ""
+    if os.path.exists("/proc/cpuinfo"):
+        text = read_text("/proc/cpuinfo")
+        values = dict(re.findall(r"^(vendor_id|cpu family|model|flags)\s*: (.*)$", text, re.MULTILINE))
+        name = " ".join([name, *(values.get(key, "") for key in ("vendor_id", "cpu family", "model"))])
+        flags = next((flag for flag in ("avx512f", "avx2", "avx", "sse4_2") if flag in values.get("flags", "").split()), "")
+    limits = [f"{key}={os.environ[key]}" for key in ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS") if os.environ.get(key)]
+    return " ".join(["cpu", platform.system(), *name.split(), flags, *limits, f"threads={threads}"])
+
+
+def line_of(version):
+    """3.3.1 -> paddle3.3: the folder of stored results."""
+    return "paddle" + ".".join(str(version).split(".")[:2])
+
+
+def collect(options):
+    """What a run found, in the form that is stored (but for the bits near zero), and what only the run itself has.
+
+    Returns:
+        (results: dict, run: dict with ``inference``, ``codefiles``, ``evaluation_codes``).
+    """
+    evaluation, inference = read_evaluation(options.eval_file), read_inference(options.log_file)
+    results = {"format": FORMAT, "paddle": evaluation["paddle"],
+               "device_class": device_class([evaluation["device"], inference["device"]], inference["threads"])}
+    results.update({key: evaluation[key] for key in ("fingerprint", "data", "recipe", "mAP")})
+    results["loss"] = read_losses(options.train_log) if options.train_log else None
+    results["codes"] = results["query"] = results["pictures"] = None
+    run = {"inference": inference, "codefiles": {}, "evaluation_codes": {}}
+    if options.codes:
+        run["codefiles"] = read_codes(options.codes)
+        results["codes"] = {name: hex_codes(codefile) for name, codefile in run["codefiles"].items()}
+        for name in run["codefiles"]:
+            beside = os.path.join(os.path.dirname(options.eval_file), name + ".npz")
+            if os.path.isfile(beside):
+                run["evaluation_codes"].update(read_codes(beside))
+        database = image_database(run["codefiles"])
+        query = inference["query"]
+        if database is not None and query["code"]:
+            if len(query["code"]) != 2 * database.codes.shape[1]:
+                raise Unusable(f"{options.log_file}: the query code {query['code']} is not of {database.bits} bits")
+            results["query"] = {"image": os.path.basename(query["image"]), "code": query["code"],
+                                "nearest": nearest(database, query["code"])}
+        results["pictures"] = picture_digest(database) if database is not None else None
+    return results, run
+
+
+def image_database(codefiles):
+    """The code file of the database's images, or None."""
+    for codefile in codefiles.values():
+        if codefile.meta.get("modality") == "image" and codefile.meta.get("split") == "database":
+            return codefile
+    return None
+
+
+# Comparing ----------------------------------------------------------------------------------------
+class Verdict:
+    """Prints a line for each thing compared and remembers the faults."""
+
+    def __init__(self):
+        self.faults = []
+
+    def line(self, name, good, text):
+        if not good:
+            self.faults.append(name)
+        print(f"{name}: {text}" + ("" if good else ", DIFFERS"))
+
+
+def differing_bits(first, second, masks=None):
+    """Bits that differ between two lists of hex codes.
+
+    Args:
+        masks: dict position -> hex mask of the bits near zero.
+
+    Returns:
+        (bits that differ away from zero, bits that differ near zero, position of the first item of the former or None).
+    """
+    away = near = 0
+    where = None
+    for i, (a, b) in enumerate(zip(first, second)):
+        if a == b:
+            continue
+        changed, mask = int(a, 16) ^ int(b, 16), int((masks or {}).get(str(i), "0"), 16)
+        near += bin(changed & mask).count("1")
+        count = bin(changed & ~mask).count("1")
+        where = i if count and where is None else where
+        away += count
+    return away, near, where
+
+
+def compare_with_itself(verdict, results, run, atol):
+    """Paddle Inference against the evaluation of the same checkpoint."""
+    inference = run["inference"]
+    names = {"evaluation": results["fingerprint"], "infer.py": inference["fingerprint"],
+             **{name: codefile.fingerprint for name, codefile in run["codefiles"].items()}}
+    names = {name: value for name, value in names.items() if value}
+    if len(names) > 1:
+        same = len(set(names.values())) == 1
+        verdict.line("model", same, f"fingerprint {results['fingerprint']}" if same else
+                     "other weights: " + ", ".join(f"{name} {value}" for name, value in names.items()))
+    for direction, wanted in results["mAP"].items():
+        got = inference["mAP"].get(direction, math.nan)
+        label = "mAP" if direction == "I->I" else f"mAP {direction}"
+        verdict.line(label, abs(wanted - got) <= atol,  # NaN fails
+                     f"of the evaluation {wanted:.6f}, of Paddle Inference {got:.6f}, tolerance {atol:g}")
+    for name, codefile in run["codefiles"].items():
+        other = run["evaluation_codes"].get(name)
+        if other is None:
+            continue
+        label, total = f"engine codes {name}", codefile.bits * len(codefile)
+        if codefile.ids != other.ids or codefile.bits != other.bits:
+            verdict.line(label, False, f"{len(codefile)} items of {codefile.bits} bits, the evaluation has {len(other)} "
+                                       f"of {other.bits}" + (", other names" if len(codefile) == len(other) else ""))
+            continue
+        count, _, where = differing_bits(hex_codes(codefile), hex_codes(other))
+        verdict.line(label, count <= ENGINE_SHARE * total,
+                     f"{count:,} of {total:,} bits differ from the evaluation's, limit {int(ENGINE_SHARE * total):,}"
+                     + ("" if where is None else f" (first {codefile.ids[where]})"))
+    query = inference["query"]
+    if results["query"] and query["distance"] is not None:
+        item, distance = results["query"]["nearest"][0]
+        verdict.line("nearest item", int(query["distance"]) == distance and str(query["match"]).endswith(item),
+                     f"{query['match']} at {query['distance']} as infer.py says, {item} at {distance} from the codes")
+
+
+def compare_with_stored(verdict, results, stored, ids, exact):
+    """A run against stored results; ``ids`` is dict code file name -> names of its items."""
+    rule = EXACT if exact else NEAR
+    for name in ("data", "pictures", "recipe"):
+        text = difference(results[name], stored.get(name))
+        if text:
+            verdict.line("settings" if name == "recipe" else name, False,
+                         f"{text}: nothing else is compared; where this is meant, run make_results.py again")
+            return
+    same = results["fingerprint"] == stored.get("fingerprint")
+    print("weights: " + ("same fingerprint as stored" if same else "another fingerprint than stored (the last digits "
+                         "are enough for that; no fault by itself)"))
+    compare_losses(verdict, results["loss"], stored.get("loss"), rule["loss"])
+    flipped = compare_codes(verdict, results, stored, ids, exact)
+    tolerance = EXACT["mAP"] if not flipped else rule["mAP"]
+    for direction, wanted in stored["mAP"].items():
+        got = results["mAP"].get(direction, math.nan)
+        verdict.line(f"stored mAP {direction}", abs(got - wanted) <= tolerance,
+                     f"{got:.6f}, stored {wanted:.6f}, tolerance {tolerance:g}")
+    if results["query"] is None or stored.get("query") is None:
+        print("distances: not compared, no query code")
+        return
+    wanted, got = stored["query"]["nearest"], results["query"]["nearest"]
+    count = sum(a != b for a, b in zip(wanted, got)) + abs(len(wanted) - len(got))
+    if count and flipped and not exact:
+        print(f"distances: {count} of the {len(wanted)} nearest differ, as bits near zero do")
+    else:
+        verdict.line("distances", not count, f"{count} of the {len(wanted)} nearest items and distances of "
+                                             f"{stored['query']['image']} differ, exact")
+
+
+def difference(found, wanted):
+    """What differs first between two values or two dicts (keys that both have), as text; empty where nothing does."""
+    if found is None or wanted is None or found == wanted:
+        return ""
+    if not isinstance(found, dict):
+        return f"other than those of the stored results ({str(found)[:12]}, stored {str(wanted)[:12]})"
+    return ", ".join(f"{key} {str(found[key])[:24]}, stored {str(wanted[key])[:24]}"
+                     for key in sorted(set(found) & set(wanted)) if found[key] != wanted[key])
+
+
+def compare_losses(verdict, found, wanted, tolerance):
+    """Loss terms per epoch."""
+    if found is None or wanted is None:
+        print("loss: not compared, no --train_log")
+        return
+    worst, where, count = 0.0, "", 0
+    good = len(found) == len(wanted)
+    for epoch, (new, old) in enumerate(zip(found, wanted), 1):
+        good = good and sorted(new) == sorted(old)
+        for name in sorted(set(new) & set(old)):
+            apart = abs(new[name] - old[name])
+            inside = apart <= ROUNDED + tolerance * abs(old[name])  # NaN is not
+            good, count = good and inside, count + 1
+            if not where or not inside and not worst == math.inf:
+                where = f" (epoch {epoch}, {name}: {new[name]:.5f}, stored {old[name]:.5f})" if not inside else where
+                worst = math.inf if not inside else worst
+    names = "" if len(found) == len(wanted) and all(map(lambda a, b: sorted(a) == sorted(b), found, wanted)) else \
+        f" (epochs or terms: {[sorted(terms) for terms in found]}, stored {[sorted(terms) for terms in wanted]})"
+    verdict.line("loss", good, f"{count} terms of {len(found)} epochs{where}{names}, tolerance {tolerance:g} of the value")
+
+
+def compare_codes(verdict, results, stored, ids, exact):
+    """Codes bit for bit; returns how many bits differ."""
+    if results["codes"] is None:
+        print("codes: not compared, no --codes")
+        return 0
+    lists = {f"codes {name}": (results["codes"].get(name), values, stored.get("near_zero", {}).get(name, {}))
+             for name, values in stored["codes"].items()}
+    if results["query"] and stored.get("query"):
+        lists["query code"] = ([results["query"]["code"]], [stored["query"]["code"]],
+                               stored.get("near_zero", {}).get("query", {}))
+    flipped = 0
+    for label, (found, wanted, masks) in lists.items():
+        if found is None or [len(code) for code in found] != [len(code) for code in wanted]:
+            verdict.line(label, False, "missing" if found is None else f"{len(found)} codes, stored {len(wanted)}, or "
+                                                                        "of another length")
+            continue
+        away, near, where = differing_bits(found, wanted, {} if exact else masks)
+        flipped += away + near
+        weak = 0 if exact else sum(bin(int(mask, 16)).count("1") for mask in masks.values())
+        limit = int(NEAR_SHARE * weak) + NEAR_EXTRA if weak else 0
+        total = stored["bits"] * len(wanted)
+        text = f"{away:,} of {total - weak:,} bits differ, exact"
+        if where is not None:
+            item = ids.get(label.partition(" ")[2], {})
+            text += f" (first {item[where] if item else where}: {found[where]}, stored {wanted[where]})"
+        if weak:
+            text += f"; near zero {near:,} of {weak:,}, limit {limit:,}"
+        verdict.line(label, not away and near <= limit, text)
+    return flipped
+
+
+def choose_rule(results, stored, across_versions, path):
+    """(exact?, text of the rule); Unusable for the stored results of another Paddle line that nobody asked for."""
+    own, other = results["paddle"], stored.get("paddle")
+    if line_of(own) != line_of(other):
+        if not across_versions:
+            raise Unusable(f"{path} holds results of Paddle {other}, and this run is of Paddle {own}; write {{paddle}} in "
+                           "--gt_file, or give --across_versions")
+        return False, f"across versions (Paddle {other} stored, {own} here): near"
+    if own != other:
+        return False, f"Paddle {other} stored, {own} here: near"
+    if not results["device_class"] or results["device_class"] != stored.get("device_class"):
+        return False, (f"another device class ({stored.get('device_class') or 'unknown'} stored, "
+                       f"{results['device_class'] or 'not a known CPU'} here): near")
+    return True, f"same Paddle {own} and device class ({results['device_class']}): exact"
+
+
+def arguments(argv=None):
+    parser = argparse.ArgumentParser(description="A TIPC run against itself and against stored results")
+    parser.add_argument("--eval_file", required=True, help="result.json of the evaluation")
+    parser.add_argument("--log_file", required=True, help="what infer.py --evaluate True printed")
+    parser.add_argument("--codes", help="folder of infer.py's code files, or one of them")
+    parser.add_argument("--train_log", help="what training printed")
+    parser.add_argument("--gt_file", help="stored results; {paddle} stands for the run's Paddle line")
+    parser.add_argument("--across_versions", action="store_true", help="stored results of another Paddle line will do")
+    parser.add_argument("--atol", type=float, default=1e-3, help="mAP of Paddle Inference against the evaluation's")
+    return parser.parse_args(argv)
+
+
+def compare(options):
+    """Run all comparisons; returns the exit status."""
+    results, run = collect(options)
+    verdict, stored = Verdict(), None
+    compare_with_itself(verdict, results, run, options.atol)
+    path = (options.gt_file or "").replace("{paddle}", line_of(results["paddle"]))
+    if path and os.path.exists(path):
+        stored = read_json(path)
+        if stored.get("format") != FORMAT:
+            raise Unusable(f"{path} has format {stored.get('format')!r}, {FORMAT} is read; run make_results.py again")
+        exact, text = choose_rule(results, stored, options.across_versions, path)
+        print(f"rule: {text}")
+        compare_with_stored(verdict, results, stored,
+                            {name: codefile.ids for name, codefile in run["codefiles"].items()}, exact)
+    if verdict.faults:
+        print(f"error: they differ: {', '.join(verdict.faults)}", file=sys.stderr)
+        return 1
+    if path and stored is None:
+        print(f"skipped: no stored results {path}")
+        return SKIPPED
+    print("same" + (f" as {path}" if stored else ""))
+    return 0
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Paddle Inference against the evaluation")
-    parser.add_argument("--eval_file", required=True)
-    parser.add_argument("--log_file", required=True)
-    parser.add_argument("--atol", type=float, default=1e-3)
-    options = parser.parse_args()
+    options = arguments()
     try:
-        wanted, got = evaluated(options.eval_file), inferred(options.log_file)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"error: cannot compare: {error!r}")
-    print(f"mAP of the evaluation {wanted:.6f}, of Paddle Inference {got:.6f}, tolerance {options.atol:g}")
-    if not abs(wanted - got) <= options.atol:  # NaN fails
-        sys.exit("error: they differ")
+        sys.exit(compare(options))
+    except Unusable as error:
+        print(f"error: cannot compare: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
