@@ -1,5 +1,5 @@
-"""Write test_tipc/configs from the method registry: one TIPC config per method and code length, one lite recipe per
-method.
+"""Write test_tipc/configs from the method registry: the TIPC configs of every chain for each method and code length, and
+the recipes of the lite modes.
 
     python scripts/make_tipc_configs.py             write them
     python scripts/make_tipc_configs.py --check     fail where a committed file differs
@@ -16,24 +16,24 @@ FOLDER = os.path.join(ROOT, "test_tipc", "configs")
 
 # The order is the convention: readers go by line numbers. {lite} and {whole} are what stands for both lite modes and
 # for whole_train_whole_infer. `--use-gpu` of training: the first device of the list that the machine has.
-CONFIG = """\
+TRAIN = """\
 ===========================train_params===========================
 model_name:{name}
 python:python
-gpu_list:0
---use-gpu:True|False
---epoch:{lite_epoch}
+gpu_list:{setups}
+--use-gpu:{devices}
+--epoch:{epoch}
 --output-dir:null
---batch-size:{lite_batch}
+--batch-size:{batch}
 --pretrained:null
 train_model_name:best.safetensors
 --data-path:{data}
 --config:{recipe}
-trainer:norm_train
-norm_train:main_single_gpu.py --method {method} --bit {bit} --dataset shapes
+trainer:{trainer}
+{train}
 ##
 ===========================eval_params===========================
-eval:main_single_gpu.py --eval
+eval:{evaluation}
 ##
 ===========================infer_params===========================
 --save-inference-dir:null
@@ -42,6 +42,9 @@ norm_export:export_model.py --method {method} --bit {bit}
 infer_export:export_model.py --method {method} --bit {bit}
 infer_model:null
 ##
+"""
+
+INFER = """\
 inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
 --use-gpu:True|False
 --batch-size:1
@@ -50,6 +53,39 @@ inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
 --save-path:null
 --benchmark:True
 """
+
+BENCHMARK = """\
+===========================train_benchmark_params===========================
+batch_size:16
+fp_items:fp32
+epoch:3
+model_type:norm_train
+--profiler_options:null
+flags:null
+===========================infer_benchmark_params===========================
+random_infer_input:[{{float32,[3,64,64]}}]
+"""
+
+ONNX = """\
+===========================paddle2onnx_params===========================
+"""
+
+PTQ = """\
+===========================ptq_params===========================
+"""
+
+# file: (text, what differs from the base chain's values)
+CHAINS = {
+    "train_infer_python": (TRAIN + INFER + BENCHMARK, {}),
+    # two ranks on this machine; two nodes of one rank each
+    "train_linux_gpu_fleet_normal_infer_python": (
+        TRAIN + INFER, {"setups": "0,1|127.0.0.1,127.0.0.1;0", "train": "norm_train:main_multi_gpu.py {task}",
+                        "evaluation": "main_multi_gpu.py --eval"}),
+    "train_amp_infer_python": (
+        TRAIN + INFER, {"trainer": "amp_bf16|amp_fp16", "train": "amp_train:main_single_gpu.py {task} --amp"}),
+    "paddle2onnx_infer_python": (TRAIN + ONNX, {}),
+    "ptq_infer_python": (TRAIN + PTQ, {}),
+}
 
 LITE_RECIPE = """\
 # Small enough for a minute on two cores: it shows that every step works, not that the method learns.
@@ -80,15 +116,19 @@ def by_mode(lite, whole=None):
     return "|".join(f"{mode}={value}" for mode, value in values)
 
 
-def config(method, bit):
-    """Text of test_tipc/configs/<method>_<bit>/train_infer_python.txt."""
+def config(chain, method, bit):
+    """Text of test_tipc/configs/<method>_<bit>/<chain>.txt."""
+    text, different = CHAINS[chain]
     query = "data/shapes/tipc/{}/images/q000000.jpg"
-    return CONFIG.format(name=f"{method}_{bit}", method=method, bit=bit, lite_epoch=by_mode(2), lite_batch=by_mode(16),
-                         data=by_mode("data/shapes/tipc/lite", "data/shapes/tipc/whole"),
-                         recipe=by_mode(f"test_tipc/configs/lite/{method}.yaml"),
-                         image=f"lite_train_lite_infer={query.format('lite')}|"
-                               f"lite_train_whole_infer={query.format('whole')}|"
-                               f"whole_train_whole_infer={query.format('whole')}|whole_infer={query.format('whole')}")
+    values = {
+        "name": f"{method}_{bit}", "method": method, "bit": bit, "setups": "0", "devices": "True|False",
+        "epoch": by_mode(2), "batch": by_mode(16), "data": by_mode("data/shapes/tipc/lite", "data/shapes/tipc/whole"),
+        "recipe": by_mode(f"test_tipc/configs/lite/{method}.yaml"), "trainer": "norm_train",
+        "train": "norm_train:main_single_gpu.py {task}", "evaluation": "main_single_gpu.py --eval",
+        "image": f"lite_train_lite_infer={query.format('lite')}|lite_train_whole_infer={query.format('whole')}|"
+                 f"whole_train_whole_infer={query.format('whole')}|whole_infer={query.format('whole')}", **different}
+    values["train"] = values["train"].format(task=f"--method {method} --bit {bit} --dataset shapes")
+    return text.format(**values)
 
 
 def wanted(methods):
@@ -102,7 +142,8 @@ def wanted(methods):
         augment = "simclr" if method.views > 1 else "crop_flip"
         files[os.path.join("lite", f"{name}.yaml")] = LITE_RECIPE.format(method=name, augment=augment)
         for bit in method.bit_lengths:
-            files[os.path.join(f"{name}_{bit}", "train_infer_python.txt")] = config(name, bit)
+            for chain in CHAINS:
+                files[os.path.join(f"{name}_{bit}", f"{chain}.txt")] = config(chain, name, bit)
     return files
 
 

@@ -1,5 +1,19 @@
 #!/usr/bin/env bash
 # Functions of the TIPC scripts (sourced). A config is a text file of `key:value` lines whose order is fixed.
+#
+# A script of a chain:
+#
+#   . test_tipc/common_func.sh
+#   read_arguments "$@"        # CONFIG MODE -> mode, lines, model_name, python, chain, out, log
+#   parse_train_lines          # lines 1 to 24 of a config that trains or exports
+#   start_output               # an empty $out
+#   train_and_eval             # steps train and eval; sets checkpoint, to nothing if training failed
+#   export_checkpoint && run_step STEP LOG EVIDENCE COMMAND...      # step export: $out/inference
+#   finish                     # exit 0 passed, 1 a step failed, 3 the chain cannot run here (skip_chain)
+#
+# $out is test_tipc/output/<model_name>/<mode> for the base chain and test_tipc/output/<model_name>/<chain>/<mode> for the
+# others. It holds results_python.log (one line a step), a log per step, and steps.tsv: step, status (passed, failed,
+# `skipped: reason`, `not run: reason`), seconds, mAP.
 
 # fail MESSAGE...: one line and a non-zero status.
 fail() {
@@ -55,10 +69,24 @@ status_check() {
     fi
 }
 
-MODES="lite_train_lite_infer lite_train_whole_infer whole_train_whole_infer whole_infer"
+MODES="lite_train_lite_infer lite_train_whole_infer whole_train_whole_infer whole_infer benchmark_train"
 
-# read_arguments CONFIG MODE: check both (one line on a fault), set mode, lines (the config's), model_name and python,
-# go to the repository's root.
+# chain_of CONFIG: the chain that a config of this name belongs to.
+chain_of() {
+    local stem=${1##*/}
+    case ${stem%.txt} in
+        train_infer_python) echo base ;;
+        train_linux_gpu_fleet_*) echo fleet ;;
+        train_amp_*) echo amp ;;
+        paddle2onnx_*) echo paddle2onnx ;;
+        ptq_*) echo ptq ;;
+        *) echo "${stem%.txt}" ;;
+    esac
+}
+
+# read_arguments CONFIG MODE: check both (one line on a fault), go to the repository's root, and set mode, lines (the
+# config's), model_name, python, chain, out (folder of the logs, made by start_output) and log.
+# shellcheck disable=SC2034  # most are read by the scripts that source this file
 read_arguments() {
     [ $# -eq 2 ] || fail "usage: bash $0 CONFIG MODE; MODE is one of $MODES"
     mode=$2
@@ -71,12 +99,14 @@ read_arguments() {
     while IFS= read -r line || [ -n "$line" ]; do # not mapfile: macOS has bash 3.2
         lines+=("${line%$'\r'}")
     done <"$1"
-    if [ "${#lines[@]}" -lt 32 ] || [ "$(func_parser_key "${lines[1]}")" != model_name ]; then
-        fail "$1 is no TIPC config: 32 lines with model_name in the second are expected"
-    fi
+    [ "$(func_parser_key "${lines[1]:-}")" = model_name ] ||
+        fail "$1 is no TIPC config: model_name is expected in the second line"
     cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-    # shellcheck disable=SC2034  # read by the scripts that source this file
     model_name=$(func_parser_value "${lines[1]}")
+    chain=$(chain_of "$1")
+    out=${TIPC_OUTPUT:-test_tipc/output}/$model_name/$chain/$mode
+    [ "$chain" != base ] || out=${TIPC_OUTPUT:-test_tipc/output}/$model_name/$mode
+    log=$out/results_python.log
     # the project's virtual environment, else $PYTHON, else what the config names
     if [ -x "${VENV:-.venv}/bin/python" ]; then
         python=${VENV:-.venv}/bin/python
@@ -86,4 +116,179 @@ read_arguments() {
     command -v "$python" >/dev/null || fail "no $python; run sh scripts/setup.sh first or set PYTHON"
     "$python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("paddle"))' ||
         fail "$python has no Paddle; run sh scripts/setup.sh first or set PYTHON"
+    case $mode in
+        # small work, and sums of floats in the same order on every machine
+        lite_*) export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" ;;
+    esac
+}
+
+# The conventional places of the conventional keys (line numbers from 0).
+# shellcheck disable=SC2034
+parse_train_lines() {
+    if [ "${#lines[@]}" -lt 24 ] || [ "$(func_parser_key "${lines[12]}")" != trainer ]; then
+        fail "$model_name: trainer is expected in line 13 of the config, and 24 lines or more"
+    fi
+    IFS='|' read -ra setups <<<"$(func_parser_value "${lines[3]}")"
+    train_device_key=$(func_parser_key "${lines[4]}")
+    IFS='|' read -ra train_devices <<<"$(func_parser_value "${lines[4]}")"
+    train_name=$(func_parser_value "${lines[9]}")
+    trainer=$(func_parser_value "${lines[12]}")
+    read -ra train_command <<<"$(func_parser_value "${lines[13]}")"
+    read -ra eval_command <<<"$(func_parser_value "${lines[16]}")"
+    save_model_key=$(func_parser_key "${lines[19]}")
+    checkpoint_key=$(func_parser_key "${lines[20]}")
+    read -ra norm_export <<<"$(func_parser_value "${lines[21]}")"
+    read -ra infer_export <<<"$(func_parser_value "${lines[22]}")"
+}
+
+failed=0       # 1 once a step has failed
+chain_skipped= # the reason why the chain cannot run here
+checkpoint=
+
+start_output() {
+    rm -rf "$out"
+    mkdir -p "$out" || exit 1
+    : >"$log"
+}
+
+finish() {
+    [ $failed -eq 0 ] || exit 1
+    [ -z "$chain_skipped" ] || exit 3
+    exit 0
+}
+
+gpu_count() {
+    local found=0
+    if nvidia-smi -L >/dev/null 2>&1 &&
+        "$python" -c 'import importlib.metadata as m; m.version("paddlepaddle-gpu")' 2>/dev/null; then
+        found=$(nvidia-smi -L | grep -c '^GPU')
+    fi
+    echo "$found"
+}
+
+has_gpu() {
+    [ "$(gpu_count)" -gt 0 ]
+}
+
+# record STEP STATUS SECONDS [MAP]
+record() {
+    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "${4:--}" >>"$out/steps.tsv"
+}
+
+# run_step STEP LOG EVIDENCE COMMAND...: EVIDENCE is `file PATH` or `line TEXT`, what a step that worked has left.
+run_step() {
+    local step=$1 step_log=$2 evidence=$3 status seconds=$SECONDS
+    shift 3
+    "$@" >"$step_log" 2>&1
+    status=$?
+    if [ $status -eq 0 ]; then
+        case $evidence in
+            file\ *) [ -s "${evidence#file }" ] || status=1 ;;
+            line\ *) grep -qF -- "${evidence#line }" "$step_log" || status=1 ;;
+        esac
+        [ $status -eq 0 ] || echo "error: $evidence is missing although the command ended with status 0" >>"$step_log"
+    fi
+    status_check $status "$*" "$log"
+    seconds=$((SECONDS - seconds))
+    if [ $status -eq 0 ]; then
+        record "$step" passed $seconds "$(sed -n 's/.*mAP[^ :]*:\{0,1\} \([0-9][0-9.]*\).*/\1/p' "$step_log" | tail -n 1)"
+    else
+        failed=1
+        record "$step" failed $seconds
+        echo "last lines of $step_log:"
+        tail -n 5 "$step_log" | sed 's/^/    /'
+    fi
+    return $status
+}
+
+# skip_step STEP WHY COMMAND...: said aloud, and no pass.
+skip_step() {
+    local step=$1 why=$2
+    shift 2
+    echo "Skipped ($why) command - $*" | tee -a "$log"
+    record "$step" "skipped: $why" 0
+}
+
+# skip_chain STEP WHY COMMAND...: the step that the chain is for cannot run here, so the chain's verdict is skipped.
+skip_chain() {
+    chain_skipped=$2
+    skip_step "$@"
+}
+
+# Both words of every parameter line of training that has a value in this mode (lines 6, 8, 9, 11, 12).
+train_parameters() {
+    local line
+    for line in "${lines[5]}" "${lines[7]}" "${lines[8]}" "${lines[10]}" "${lines[11]}"; do
+        func_set_params "$(func_parser_key "$line")" "$(func_parser_params "$line" "$mode")"
+        echo
+    done
+    if [ "$mode" = whole_train_whole_infer ]; then
+        echo "${TIPC_TRAIN_ARGS:-}"
+    fi
+}
+
+# choose_device: device becomes the first of line 5's that this machine has; those before it are skipped aloud.
+choose_device() {
+    device=
+    local candidate
+    for candidate in "${train_devices[@]}"; do
+        if [ "$candidate" = True ] && ! has_gpu; then
+            skip_step train_gpu "no GPU" "$python" "${train_command[@]}" "$train_device_key" True
+        else
+            device=$candidate
+            return
+        fi
+    done
+    fail "$model_name: line 5 allows no device that this machine has"
+}
+
+# train_and_eval: the steps train and eval; sets checkpoint, to nothing if training failed.
+train_and_eval() {
+    local device save parameters
+    choose_device
+    save=$out/${trainer}_cpu
+    [ "$device" = True ] && save=$out/${trainer}_gpus_${setups[0]}
+    checkpoint=$save/$train_name
+    read -ra parameters <<<"$(train_parameters | tr '\n' ' ')"
+    run_step train "$out/train.log" "file $checkpoint" \
+        "$python" "${train_command[@]}" "${parameters[@]}" --output-dir "$save" "$train_device_key" "$device" || {
+        checkpoint=
+        return 1
+    }
+    grep -q 'avg_ips: .* images/sec' "$out/train.log" || echo "note: $out/train.log has no avg_ips line" | tee -a "$log"
+    if [ "${eval_command[0]}" != null ]; then
+        run_step eval "$out/eval.log" "file $save/eval/result.json" \
+            "$python" "${eval_command[@]}" "$checkpoint_key" "$checkpoint" --output-dir "$save/eval" \
+            "$train_device_key" "$device"
+    fi
+}
+
+# find_checkpoint: sets checkpoint to TIPC_CHECKPOINT, or to the newest that a train mode of the config left.
+find_checkpoint() {
+    checkpoint=${TIPC_CHECKPOINT:-}
+    if [ -n "$checkpoint" ]; then
+        [ -f "$checkpoint" ] || fail "TIPC_CHECKPOINT=$checkpoint does not exist"
+    else
+        local found
+        for found in "${TIPC_OUTPUT:-test_tipc/output}/$model_name"/*/"$trainer"_*/"$train_name"; do
+            [ -f "$found" ] && { [ -z "$checkpoint" ] || [ "$found" -nt "$checkpoint" ]; } && checkpoint=$found
+        done
+        [ -n "$checkpoint" ] || fail "whole_infer of $model_name needs a checkpoint: set TIPC_CHECKPOINT, or run a train" \
+            "mode first"
+    fi
+    echo "checkpoint: $checkpoint" | tee -a "$log"
+}
+
+# export_checkpoint: the step export, $checkpoint to $out/inference; fails where there is none.
+export_checkpoint() {
+    local command=("${norm_export[@]}")
+    [ "$mode" != whole_infer ] || command=("${infer_export[@]}")
+    if [ -z "$checkpoint" ]; then
+        record export "not run: no checkpoint" 0
+        return 1
+    fi
+    run_step export "$out/export.log" "file $out/inference/inference.yml" \
+        "$python" "${command[@]}" "$checkpoint_key" "$checkpoint" "$save_model_key" "$out/inference" && return
+    record infer "not run: no inference model" 0
+    return 1
 }
