@@ -227,6 +227,10 @@ def write_products(method, evaluator, report, protocol, recipe, run, state, sour
             os.path.join(folder, f"database_{tag}{recipe['method']}_{recipe['bit']}.npz"))
     if run["curves"] and report["metrics"]:
         evaluator.save_curves(report, folder, method.bits)
+    if run["curves"] and state:
+        from utils.plots import save_history  # matplotlib is slow to import
+        save_history(os.path.join(folder, "training_curve"), state["history"],
+                     f"{recipe['method']}, {recipe['bit']} bits, {recipe['dataset']}")
     return name
 
 

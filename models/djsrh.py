@@ -15,10 +15,15 @@ backbone itself is frozen, or its features are given, these are the same numbers
 B is the number of rows at hand, all ranks together. With ``drop_last`` (the authors') that is the configured batch
 size, and 2 ranks x B is 1 rank x 2B without further ado. ``affinity_batch`` fixes it, for the authors' arithmetic on
 a last short batch (they never meet one).
+
+Text features of unit length and many columns (TF-IDF) are too small for the authors' initial weights: the biases
+decide and all texts get one code. ``text_norm: rms`` scales them by one number fitted on the training split; the
+affinity, which looks at directions only, stays the same.
 """
 import copy
 import math
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -26,6 +31,8 @@ from models.functional import l2_normalize
 from models.method import HashMethod
 from utils.distributed import gather, own_rows
 from utils.errors import InputError
+
+TEXT_NORMS = ("none", "rms")
 
 
 def joint_affinity(image, text, beta, eta, mu, batch_size=0):
@@ -101,16 +108,23 @@ class DJSRH(HashMethod):
         "lambda2": (0.1, "DJSRH: weight of the text-text term (Wiki .3)"),
         "text_hidden": (4096, "units of the text encoder's hidden layer"),
         "text_lr_mult": (10.0, "learning-rate multiplier of the text encoder (Wiki 1, others .01 / .001 = 10)"),
+        "text_norm": ("none", "DJSRH: none, or rms: text features divided by their root mean square over the training "
+                      "split, for texts of unit length (TF-IDF)"),
         "train_conv": (True, "false: of the backbone only fully connected layers train (Wiki)"),
         "affinity_batch": (0, "DJSRH: divisor of the second-order similarity; 0 = rows of the global batch"),
     }
 
     def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
                  beta=0.9, eta=0.4, mu=1.5, lambda1=0.1, lambda2=0.1, text_hidden=4096, text_lr_mult=10.0,
-                 train_conv=True, affinity_batch=0):
+                 text_norm="none", train_conv=True, affinity_batch=0):
         super().__init__(backbone, bits, feature_norm, frozen)
         if not text_dim:
             raise InputError("djsrh needs the number of columns of the text features (text_dim), and there is none")
+        if text_norm not in TEXT_NORMS:
+            raise InputError(f"text_norm is {text_norm!r}; choose one of {', '.join(TEXT_NORMS)}")
+        self.text_norm = text_norm
+        if text_norm != "none":
+            self.register_buffer("text_scale", paddle.ones([1]))
         self.text_dim, self.text_lr_mult = text_dim, text_lr_mult
         self.beta, self.eta, self.mu = beta, eta, mu
         self.lambda1, self.lambda2, self.affinity_batch = lambda1, lambda2, affinity_batch
@@ -137,6 +151,16 @@ class DJSRH(HashMethod):
         if self.teacher is not None:
             self.teacher.eval()
 
+    def fit_text(self, texts):
+        """Set the scale of the text features, float32 ndarray [N, text_dim]."""
+        if self.text_norm == "rms":
+            size = float(np.sqrt(np.mean(np.square(texts, dtype="float64"))))
+            self.text_scale.set_value(np.array([1 / size if size else 1.0], dtype="float32"))
+
+    def text_logits(self, text):
+        """Text features float32 [N, text_dim] -> float32 [N, bits] before the tanh."""
+        return self.text_encoder(text if self.text_norm == "none" else text * self.text_scale)
+
     def start_epoch(self, epoch):
         """tanh(sqrt(epoch + 1) h), epoch from 0."""
         self.scale = math.sqrt(epoch + 1.0)
@@ -156,7 +180,7 @@ class DJSRH(HashMethod):
 
     def text_code(self, text):
         """Text features float32 [N, text_dim] -> relaxed code float32 [N, bits]."""
-        return paddle.tanh(self.text_encoder(text))
+        return paddle.tanh(self.text_logits(text))
 
     def encode_text(self, text):
         """As ``text_code``; texts made by another vectoriser are refused (InputError)."""
@@ -185,7 +209,7 @@ class DJSRH(HashMethod):
         raw, reference = self._image_features(batch)
         target = joint_affinity(gather(reference), gather(text), self.beta, self.eta, self.mu, self.affinity_batch)
         image_code = paddle.tanh(self.scale * self.hash(self.norm(raw)))
-        text_code = paddle.tanh(self.scale * self.text_encoder(text))
+        text_code = paddle.tanh(self.scale * self.text_logits(text))
         image, cross, between_texts = reconstruction(image_code, text_code, target[own_rows(text.shape[0])])
         return {"total": self.lambda1 * image + cross + self.lambda2 * between_texts,
                 "image": image, "cross": cross, "text": between_texts}

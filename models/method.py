@@ -107,6 +107,9 @@ class HashMethod(nn.Layer):
     def start_epoch(self, epoch):
         """Called before epoch ``epoch`` (from 0) with continuation schedules in mind."""
 
+    def fit_text(self, texts):
+        """Called before a new run trains, with the training split's text features float32 [N, T], if it has any."""
+
     def head_parameters(self):
         """Parameters outside the backbone."""
         inside = {id(p) for p in self.backbone.parameters()}

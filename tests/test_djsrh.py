@@ -293,3 +293,20 @@ def test_texts_of_another_width_are_refused():
         method.loss({"feature0": paddle.zeros([2, 8]), "text": paddle.zeros([2, 7])})
     with pytest.raises(InputError, match="text_dim"):
         DJSRH(Precomputed(8), 16, 0, 0)
+
+
+def test_text_scale_makes_texts_of_any_length_alike():
+    """rms: the encoder sees the same numbers whatever the unit of the text features, and zeros stay finite."""
+    rng = np.random.RandomState(0)
+    texts = rng.random_sample((8, 6)).astype("float32")
+    codes = []
+    for unit in (1.0, 0.01):
+        method = on_images(text_norm="rms")
+        method.fit_text(texts * unit)
+        codes.append(method.encode_text(paddle.to_tensor(texts * unit)).numpy())
+        assert "text_scale" in method.state_dict()
+    near(codes[0], codes[1], 1e-4, 1e-5)
+    method.fit_text(np.zeros((3, 6), "float32"))
+    assert np.isfinite(method.encode_text(paddle.zeros([2, 6])).numpy()).all()
+    with pytest.raises(InputError, match="text_norm"):
+        on_images(text_norm="unit")

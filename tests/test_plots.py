@@ -11,7 +11,7 @@ from PIL import Image
 from utils.errors import InputError
 from utils.hamming import pack
 from utils.metrics import curves
-from utils.plots import GREEN, GREY, RED, retrieval_grid, save_curves
+from utils.plots import GREEN, GREY, RED, retrieval_grid, save_curves, save_history
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -41,6 +41,19 @@ def test_one_item_has_curves_too(tmp_path):
     one, label = pack(np.ones((1, 8))), np.ones((1, 1), np.uint8)
     save_curves(str(tmp_path / "one"), curves(one, one, label, label, 8))
     assert (tmp_path / "one.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("scores", [(0.2, 0.3), (None, None)])
+def test_training_history(tmp_path, scores):
+    history = [{"epoch": 5 * (i + 1), "loss": 2.5 - i, "score": score} for i, score in enumerate(scores)]
+    paths = save_history(str(tmp_path / "training_curve"), history, "nsh")
+    with open(paths[0], newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    assert [(int(row["epoch"]), float(row["loss"])) for row in found] == [(5, 2.5), (10, 1.5)]
+    assert [row["score"] for row in found] == ["" if score is None else str(score) for score in scores]
+    with Image.open(paths[1]) as image:
+        image.load()
+        assert image.format == "PNG"
 
 
 def picture(colour, height=40, width=40):

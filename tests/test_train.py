@@ -45,7 +45,8 @@ def same(a, b):
 def test_a_run_leaves_its_files_and_says_what_readers_look_for(four):
     folder, done = four
     for name in ("recipe.yaml", "train.log", "latest.safetensors", "best.safetensors", "result.json",
-                 "database_hashnet_12.npz", "pr_curve.csv", "pr_curve.png"):
+                 "database_hashnet_12.npz", "pr_curve.csv", "pr_curve.png", "training_curve.csv",
+                 "training_curve.png"):
         assert (folder / name).exists(), name
     for word in ("loss:", "avg_reader_cost:", "avg_batch_cost:", "avg_ips:", "images/sec", "bit balance"):
         assert word in done.stdout

@@ -7,7 +7,8 @@ import paddle
 import pytest
 
 from models.backbones import Precomputed, build_backbone
-from models.wch import (WCH, balance, mutual_attention, patch_similarity, patch_weights, weighted_contrast)
+from models.wch import (WCH, balance, mutual_attention, patch_similarity, patch_weights, pool_tokens,
+                        weighted_contrast)
 from tests.tiny import leaf, near, near_gradient
 from utils.errors import InputError
 
@@ -224,6 +225,18 @@ def test_small_networks_give_tokens_and_train():
     method.eval()
     code = method.encode(batch["image0"])
     assert code.shape == [2, 16] and np.abs(code.numpy()).max() <= 1
+
+
+def test_pooled_tokens_are_means_of_their_cells():
+    tokens = np.random.RandomState(0).random_sample((2, 36, 5)).astype("float32")
+    found = pool_tokens(paddle.to_tensor(tokens), 3).numpy()
+    cells = tokens.reshape(2, 3, 2, 3, 2, 5).mean(axis=(2, 4)).reshape(2, 9, 5)
+    near(found, cells)
+    near(found.mean(axis=1), tokens.mean(axis=1))
+    assert pool_tokens(paddle.to_tensor(tokens), 0).shape == [2, 36, 5]
+    for wrong, grid in ((tokens, 7), (tokens[:, :35], 3)):
+        with pytest.raises(InputError, match="token_grid"):
+            pool_tokens(paddle.to_tensor(wrong), grid)
 
 
 def test_layers_behind_the_tokens_do_not_train():

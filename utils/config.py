@@ -58,7 +58,8 @@ def _device(value):
 # name: (default, converter, help). What decides the result; written beside every result.
 RECIPE = {
     "method": ("hashnet", str, "hashing method; `python -m models` lists them"),
-    "dataset": ("shapes", str, "protocol name (`python -m utils.datasets list`) or a folder of image lists"),
+    "dataset": ("shapes", str, "protocol name (`python -m utils.datasets list`), or your own pictures: a folder, a manifest "
+                "(.csv, .jsonl) or an image list (.txt); data/README.md"),
     "data_path": (None, str, "folder of the images or of the official archive"),
     "list_dir": (None, str, "folder with train/query(test)/database lists, instead of data/<dataset>"),
     "num_train": (None, _whole(1), "training images, where the protocol lets one choose"),
@@ -66,6 +67,7 @@ RECIPE = {
     "num_database": (None, _whole(1), "database images, where the protocol lets one choose"),
     "train_per_class": (None, _whole(1), "training images a class, where the protocol lets one choose"),
     "query_per_class": (None, _whole(1), "query images a class, where the protocol lets one choose"),
+    "skip_broken": (None, boolean, "your own pictures: leave out those that cannot be read, with a count"),
     "split_seed": (0, _whole(0), "seed of the split"),
     "bit": (64, _whole(1, MAX_BITS), "code length in bits"),
     "backbone": ("AlexNet", str, "PaddleClas network"),
@@ -117,7 +119,7 @@ RUN = {
     "device": ("auto", _device, "auto, cpu, gpu or gpu:N"),
     "num_workers": (0, _whole(0), "loader processes per process; never changes the data"),
     "log_step": (10, _whole(1), "steps between two log lines"),
-    "curves": (False, boolean, "write PR and P@N curves as CSV and PNG at the last evaluation"),
+    "curves": (False, boolean, "write PR, P@N and training curves as CSV and PNG at the last evaluation"),
     "visualdl": (True, boolean, "write VisualDL scalars to <output_dir>/vdl"),
     "feature_cache": (None, str, "folder that keeps features of a frozen backbone between runs"),
     "nprocs": (None, _whole(1), "main_multi_gpu.py: processes; default all GPUs, or 2 on a CPU"),
@@ -128,13 +130,13 @@ RUN = {
 ALIASES = {"code_length": "bit", "root": "data_path", "arch": "backbone", "lr": "learning_rate",
            "max_iter": "epoch", "topk": "topK", "evaluate_interval": "eval_epoch"}
 MAY_CHANGE_ON_RESUME = ("epoch", "eval_epoch", "eval_batch_size", "data_path", "list_dir", "backbone_weights")
-SIZES = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class")
+SIZES = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class", "skip_broken")
 
 
 def data_request(recipe):
     """What names the data of a recipe, as plain values: ``dataset``, ``split_seed``, ``sizes`` (those that are set)."""
     return {"dataset": recipe["dataset"], "split_seed": recipe["split_seed"],
-            "sizes": {key: recipe[key] for key in SIZES if recipe.get(key) is not None}}
+            "sizes": {key: recipe[key] for key in SIZES if recipe.get(key)}}
 
 
 def nearest(name, names):

@@ -194,6 +194,37 @@ def _wrap(text, columns, lines):
     return "\n".join(out)
 
 
+def save_history(prefix, history, title=""):
+    """Write ``prefix``.csv and ``prefix``.png: training loss and mAP by epoch.
+
+    Args:
+        prefix: path without ending.
+        history: list of dicts ``epoch``, ``loss`` (mean of that epoch) and ``score`` (mAP, None without labels), as in
+            result.json.
+        title: above the plot.
+
+    Returns:
+        the two paths.
+    """
+    columns = {key: [row[key] for row in history] for key in ("epoch", "loss", "score")}
+    paths = f"{prefix}.csv", f"{prefix}.png"
+    write_text(paths[0], "".join(",".join("" if value is None else str(value) for value in row) + "\n"
+                                 for row in (tuple(columns), *zip(*columns.values()))))
+    with _style():
+        figure = _figure(600, 400)
+        losses = figure.subplots()
+        losses.plot(columns["epoch"], columns["loss"], color=RED, marker=".")
+        losses.set(xlabel="epoch", title=_clean(title))
+        losses.set_ylabel("training loss", color=RED)
+        if None not in columns["score"]:
+            scores = losses.twinx()
+            scores.plot(columns["epoch"], columns["score"], color=BLUE, marker=".")
+            scores.set_ylabel("mAP", color=BLUE)
+        figure.tight_layout()
+        _save(figure, paths[1])
+    return paths
+
+
 # matplotlib ---------------------------------------------------------------------------------
 def _figure(width, height):
     """An Agg figure of width x height pixels, outside of pyplot's global state."""

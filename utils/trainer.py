@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 
+import numpy as np
 import paddle
 
 from utils.checkpoint import load_checkpoint, save_checkpoint
@@ -146,12 +147,14 @@ def broadcast(tensors):
 
 
 def training_features(method, train, recipe, run):
-    """Fit the feature normalisation and compute once what need not be computed in every epoch.
+    """Fit the normalisations and compute once what need not be computed in every epoch.
 
     Returns:
         (features, views): float32 [N, ...] with views 0 (un-augmented, or given with the data), or [N, cached_views,
         ...] with the number of views a step draws; (None, 0) where the backbone runs in every step.
     """
+    if train.text_features is not None and not run["resume"]:
+        method.fit_text(np.asarray(train.text_features, dtype="float32"))
     given = train.features is not None
     if not given and not method.frozen:
         return None, 0
