@@ -1,8 +1,8 @@
-"""python -m utils.datasets list | make NAME | check NAME"""
+"""python -m utils.datasets list | make NAME | check NAME | download NAME"""
 import argparse
 import sys
 
-from utils.datasets import PROTOCOLS, check_sizes, find_spec
+from utils.datasets import PROTOCOLS, check_sizes, download, find_spec
 from utils.datasets.check import check, report
 from utils.errors import InputError, run_main
 
@@ -17,6 +17,9 @@ def main(argv):
     options = _parse(argv)
     if options.command == "list":
         print("\n".join(table()))
+        return
+    if options.command == "download":
+        download.command(options, PROTOCOLS)
         return
     spec = find_spec(options.name)
     sizes = check_sizes(spec, {size: getattr(options, size) for size in _size_names()})
@@ -52,8 +55,9 @@ def _size_names():
 
 def _parse(argv):
     parser = _Parser(prog="python -m utils.datasets", description="Show, prepare and examine data sets.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list | make | check")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list | make | check | download")
     commands.add_parser("list", help="table of the protocols")
+    download.add_command(commands)
     make = commands.add_parser("make", help="write what a protocol needs beside the images")
     make.add_argument("--any-count", action="store_true", help="coco: accept annotations other than the official ones")
     examine = commands.add_parser("check", help="name every fault; exit status 1 if there is one")

@@ -117,7 +117,8 @@ def find(root):
     archive = os.path.join(root, ARCHIVE)
     if os.path.isfile(archive):
         return archive
-    raise InputError(f"no CIFAR-10 in {root}: download {URL} and place {ARCHIVE} (or the unpacked {FOLDER}) there, or "
+    raise InputError(f"no CIFAR-10 in {root}: python -m utils.datasets download cifar10 --root {root} fetches it; or "
+                     f"download {URL} and place {ARCHIVE} (or the unpacked {FOLDER}) there, or "
                      "name its folder with --data-path")
 
 

@@ -101,7 +101,8 @@ def _annotation(root, name):
         if os.path.isfile(path):
             return path
     raise InputError(f"{os.path.join(root, 'annotations', name)} is missing; unpack annotations_trainval2014.zip from "
-                     f"https://cocodataset.org/#download in {root}")
+                     f"https://cocodataset.org/#download in {root}, or have it done: python -m utils.datasets download "
+                     f"coco --root {root}")
 
 
 def _write(folder, texts, record):
