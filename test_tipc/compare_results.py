@@ -8,11 +8,14 @@
 in --gt_file becomes the Paddle line of the run, ``paddle3.3`` or ``paddle2.6``: the evaluation's result.json names it.
 Run it on the machine, and with the OMP_NUM_THREADS, of the run.
 
-Exit status: 0 same; 1 something differs; 2 nothing to compare (a file is missing or damaged); 77 nothing differs, but
-there are no stored results for this config, mode and Paddle line: the last line is ``skipped: ...``, and it is no pass.
+Exit status, and the last line:
 
-One line is printed for each thing compared; a line that ends in ``DIFFERS`` is a fault, and the last line names them
-all. Against the run itself:
+    0    ``verdict: same as stored, exact`` (or ``near``; or ``same`` where no --gt_file is given)
+    1    ``error: they differ: ...``, after a line ending in ``DIFFERS`` for each fault
+    2    ``error: cannot compare: ...``: a file is missing or damaged
+    77   ``skipped: no stored results ...`` for this config, mode and Paddle line. Nothing else differs; it is no pass
+
+One line is printed for each thing compared. Against the run itself:
 
 - model: the evaluation, infer.py and every code file name the same weights (an export of another checkpoint);
 - mAP: of Paddle Inference within --atol of the evaluation's, per direction;
@@ -26,9 +29,9 @@ Against the stored results, by one of three rules, which the line ``rule:`` name
 - exact, where Paddle version and device class (CPU model, instruction set, math threads) are those of the stored
   results. Codes, and the ten nearest items and distances of the query: no difference. mAP: 1e-6. Losses of every epoch:
   1e-5 of the value (and the 1e-5 that the log rounds to).
-- near, on another device class, where the last digits of training differ. Bits of codes away from zero: no difference.
-  A bit is near zero where the relaxed code is below 0.01 of the median of its code file (stored); a quarter of those,
-  and two, may differ. mAP: 1e-6 where no bit differs, else 0.01. Losses: 1e-3 of the value.
+- near, on another device class or patch version, where the last digits of training differ. Bits of codes away from zero:
+  no difference. A bit is near zero where the relaxed code is below 0.01 of the median of its code file (stored); a
+  quarter of those, and two, may differ. mAP: 0.01 (the codes of most queries are not stored). Losses: 1e-3 of the value.
 - across versions: the stored results of another Paddle line, only if --across_versions is given; as near. Without it
   such a file is an error.
 
@@ -73,6 +76,24 @@ def read_json(path):
     if not isinstance(value, dict):
         raise Unusable(f"{path} holds no JSON object")
     return value
+
+
+def read_stored(path):
+    """Stored results with their packed lines taken apart, or Unusable."""
+    stored = read_json(path)
+    if stored.get("format") != FORMAT:
+        raise Unusable(f"{path} has format {stored.get('format')!r}, {FORMAT} is read; run make_results.py again")
+    try:
+        stored["codes"] = {name: " ".join(lines).split() for name, lines in stored["codes"].items()}
+        stored["near_zero"] = {name: {int(position): int(mask, 16) for position, mask in
+                                      (word.split(":") for word in " ".join(lines).split())}
+                               for name, lines in stored["near_zero"].items()}
+        missing = {"paddle", "device_class", "bits", "data", "recipe", "mAP", "loss", "query"} - set(stored)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise Unusable(f"{path} is damaged ({error!r}); run make_results.py again") from None
+    if missing:
+        raise Unusable(f"{path} lacks {', '.join(sorted(missing))}; run make_results.py again")
+    return stored
 
 
 def read_text(path):
@@ -163,11 +184,11 @@ def picture_digest(codefile):
 
 
 def nearest(codefile, code):
-    """[(id, distance), ...] of the nearest items of a code (hex), distance ascending, ties in database order."""
+    """["<id> <distance>", ...] of the nearest items of a code (hex), distance ascending, ties in database order."""
     query = np.frombuffer(bytes.fromhex(code), np.uint8)
     distance = np.unpackbits(codefile.codes ^ query, axis=1).sum(1)
     order = np.argsort(distance, kind="stable")[:NEAREST]
-    return [[codefile.ids[i], int(distance[i])] for i in order]
+    return [f"{codefile.ids[i]} {distance[i]}" for i in order]
 
 
 def device_class(devices, threads):
@@ -232,20 +253,20 @@ def image_database(codefiles):
 class Verdict:
     """Prints a line for each thing compared and remembers the faults."""
 
-    def __init__(self):
-        self.faults = []
+    def __init__(self, say=print):
+        self.faults, self.say = [], say
 
     def line(self, name, good, text):
         if not good:
             self.faults.append(name)
-        print(f"{name}: {text}" + ("" if good else ", DIFFERS"))
+        self.say(f"{name}: {text}" + ("" if good else ", DIFFERS"))
 
 
 def differing_bits(first, second, masks=None):
     """Bits that differ between two lists of hex codes.
 
     Args:
-        masks: dict position -> hex mask of the bits near zero.
+        masks: dict position -> mask (int) of the bits near zero.
 
     Returns:
         (bits that differ away from zero, bits that differ near zero, position of the first item of the former or None).
@@ -255,12 +276,15 @@ def differing_bits(first, second, masks=None):
     for i, (a, b) in enumerate(zip(first, second)):
         if a == b:
             continue
-        changed, mask = int(a, 16) ^ int(b, 16), int((masks or {}).get(str(i), "0"), 16)
-        near += bin(changed & mask).count("1")
-        count = bin(changed & ~mask).count("1")
-        where = i if count and where is None else where
-        away += count
+        changed, mask = int(a, 16) ^ int(b, 16), (masks or {}).get(i, 0)
+        near += ones(changed & mask)
+        away += ones(changed & ~mask)
+        where = i if changed & ~mask and where is None else where
     return away, near, where
+
+
+def ones(number):
+    return bin(number).count("1")
 
 
 def compare_with_itself(verdict, results, run, atol):
@@ -293,48 +317,47 @@ def compare_with_itself(verdict, results, run, atol):
                      + ("" if where is None else f" (first {codefile.ids[where]})"))
     query = inference["query"]
     if results["query"] and query["distance"] is not None:
-        item, distance = results["query"]["nearest"][0]
-        verdict.line("nearest item", int(query["distance"]) == distance and str(query["match"]).endswith(item),
+        item, distance = results["query"]["nearest"][0].rsplit(" ", 1)
+        verdict.line("nearest item", query["distance"] == distance and str(query["match"]).endswith(item),
                      f"{query['match']} at {query['distance']} as infer.py says, {item} at {distance} from the codes")
 
 
-def compare_with_stored(verdict, results, stored, ids, exact):
-    """A run against stored results; ``ids`` is dict code file name -> names of its items."""
+def compare_with_stored(verdict, results, run, stored, exact):
+    """A run against stored results."""
     rule = EXACT if exact else NEAR
     for name in ("data", "pictures", "recipe"):
         text = difference(results[name], stored.get(name))
         if text:
-            verdict.line("settings" if name == "recipe" else name, False,
-                         f"{text}: nothing else is compared; where this is meant, run make_results.py again")
+            verdict.line(name, False, f"{text}: nothing else is compared; where this is meant, run make_results.py again")
             return
     same = results["fingerprint"] == stored.get("fingerprint")
     print("weights: " + ("same fingerprint as stored" if same else "another fingerprint than stored (the last digits "
                          "are enough for that; no fault by itself)"))
-    compare_losses(verdict, results["loss"], stored.get("loss"), rule["loss"])
-    flipped = compare_codes(verdict, results, stored, ids, exact)
-    tolerance = EXACT["mAP"] if not flipped else rule["mAP"]
+    compare_losses(verdict, results["loss"], stored["loss"], rule["loss"])
     for direction, wanted in stored["mAP"].items():
-        got = results["mAP"].get(direction, math.nan)
-        verdict.line(f"stored mAP {direction}", abs(got - wanted) <= tolerance,
-                     f"{got:.6f}, stored {wanted:.6f}, tolerance {tolerance:g}")
-    if results["query"] is None or stored.get("query") is None:
+        values = [found["mAP"].get(direction, math.nan) for found in (results, run["inference"])]
+        verdict.line(f"stored mAP {direction}", all(abs(value - wanted) <= rule["mAP"] for value in values),
+                     f"{values[0]:.6f} evaluated, {values[1]:.6f} inferred, stored {wanted:.6f}, tolerance "
+                     f"{rule['mAP']:g}")
+    flipped = compare_codes(verdict, results, run, stored, exact)
+    if results["query"] is None or stored["query"] is None:
         print("distances: not compared, no query code")
         return
     wanted, got = stored["query"]["nearest"], results["query"]["nearest"]
     count = sum(a != b for a, b in zip(wanted, got)) + abs(len(wanted) - len(got))
-    if count and flipped and not exact:
-        print(f"distances: {count} of the {len(wanted)} nearest differ, as bits near zero do")
+    if flipped and not exact:
+        print(f"distances: {count} of the {len(wanted)} nearest items and distances differ, for bits do")
     else:
         verdict.line("distances", not count, f"{count} of the {len(wanted)} nearest items and distances of "
                                              f"{stored['query']['image']} differ, exact")
 
 
 def difference(found, wanted):
-    """What differs first between two values or two dicts (keys that both have), as text; empty where nothing does."""
+    """What differs between two values, or two dicts (keys that both have), as text; empty where nothing does."""
     if found is None or wanted is None or found == wanted:
         return ""
     if not isinstance(found, dict):
-        return f"other than those of the stored results ({str(found)[:12]}, stored {str(wanted)[:12]})"
+        return f"other than stored (SHA-256 {str(found)[:12]}, stored {str(wanted)[:12]})"
     return ", ".join(f"{key} {str(found[key])[:24]}, stored {str(wanted[key])[:24]}"
                      for key in sorted(set(found) & set(wanted)) if found[key] != wanted[key])
 
@@ -344,50 +367,44 @@ def compare_losses(verdict, found, wanted, tolerance):
     if found is None or wanted is None:
         print("loss: not compared, no --train_log")
         return
-    worst, where, count = 0.0, "", 0
-    good = len(found) == len(wanted)
-    for epoch, (new, old) in enumerate(zip(found, wanted), 1):
-        good = good and sorted(new) == sorted(old)
-        for name in sorted(set(new) & set(old)):
-            apart = abs(new[name] - old[name])
-            inside = apart <= ROUNDED + tolerance * abs(old[name])  # NaN is not
-            good, count = good and inside, count + 1
-            if not where or not inside and not worst == math.inf:
-                where = f" (epoch {epoch}, {name}: {new[name]:.5f}, stored {old[name]:.5f})" if not inside else where
-                worst = math.inf if not inside else worst
-    names = "" if len(found) == len(wanted) and all(map(lambda a, b: sorted(a) == sorted(b), found, wanted)) else \
-        f" (epochs or terms: {[sorted(terms) for terms in found]}, stored {[sorted(terms) for terms in wanted]})"
-    verdict.line("loss", good, f"{count} terms of {len(found)} epochs{where}{names}, tolerance {tolerance:g} of the value")
+    if len(found) != len(wanted):
+        verdict.line("loss", False, f"{len(found)} epochs, stored {len(wanted)}")
+        return
+    pairs = [(epoch, name, new.get(name, math.nan), old.get(name, math.nan))
+             for epoch, (new, old) in enumerate(zip(found, wanted), 1) for name in sorted({*new, *old})]
+    faults = [pair for pair in pairs if not abs(pair[2] - pair[3]) <= ROUNDED + tolerance * abs(pair[3])]  # NaN is one
+    text = f"{len(faults)} of {len(pairs)} terms of {len(found)} epochs differ, tolerance {tolerance:g} of the value"
+    if faults:
+        text += " (first {1} of epoch {0}: {2:.5f}, stored {3:.5f})".format(*faults[0])
+    verdict.line("loss", not faults, text)
 
 
-def compare_codes(verdict, results, stored, ids, exact):
+def compare_codes(verdict, results, run, stored, exact):
     """Codes bit for bit; returns how many bits differ."""
     if results["codes"] is None:
         print("codes: not compared, no --codes")
         return 0
-    lists = {f"codes {name}": (results["codes"].get(name), values, stored.get("near_zero", {}).get(name, {}))
-             for name, values in stored["codes"].items()}
-    if results["query"] and stored.get("query"):
-        lists["query code"] = ([results["query"]["code"]], [stored["query"]["code"]],
-                               stored.get("near_zero", {}).get("query", {}))
+    pairs = {name: (results["codes"].get(name, []), wanted) for name, wanted in stored["codes"].items()}
+    if results["query"] and stored["query"]:
+        pairs["query"] = [results["query"]["code"]], [stored["query"]["code"]]
     flipped = 0
-    for label, (found, wanted, masks) in lists.items():
-        if found is None or [len(code) for code in found] != [len(code) for code in wanted]:
-            verdict.line(label, False, "missing" if found is None else f"{len(found)} codes, stored {len(wanted)}, or "
-                                                                        "of another length")
+    for name, (found, wanted) in pairs.items():
+        if [len(code) for code in found] != [len(code) for code in wanted]:
+            verdict.line(f"codes {name}", False, f"{len(found)} codes of {4 * len(found[0])} bits, stored {len(wanted)} of "
+                         f"{4 * len(wanted[0])}" if found else "missing")
             continue
-        away, near, where = differing_bits(found, wanted, {} if exact else masks)
+        masks = {} if exact else stored["near_zero"].get(name, {})
+        away, near, where = differing_bits(found, wanted, masks)
         flipped += away + near
-        weak = 0 if exact else sum(bin(int(mask, 16)).count("1") for mask in masks.values())
+        weak = sum(map(ones, masks.values()))
         limit = int(NEAR_SHARE * weak) + NEAR_EXTRA if weak else 0
-        total = stored["bits"] * len(wanted)
-        text = f"{away:,} of {total - weak:,} bits differ, exact"
+        text = f"{away:,} of {stored['bits'] * len(wanted) - weak:,} bits differ, exact"
         if where is not None:
-            item = ids.get(label.partition(" ")[2], {})
-            text += f" (first {item[where] if item else where}: {found[where]}, stored {wanted[where]})"
+            item = f"{run['codefiles'][name].ids[where]} " if name in run["codefiles"] else ""
+            text += f" (first {item}{found[where]}, stored {wanted[where]})"
         if weak:
             text += f"; near zero {near:,} of {weak:,}, limit {limit:,}"
-        verdict.line(label, not away and near <= limit, text)
+        verdict.line(f"codes {name}", not away and near <= limit, text)
     return flipped
 
 
@@ -422,29 +439,27 @@ def arguments(argv=None):
 def compare(options):
     """Run all comparisons; returns the exit status."""
     results, run = collect(options)
-    verdict, stored = Verdict(), None
+    verdict, stored, ending = Verdict(), None, ""
     compare_with_itself(verdict, results, run, options.atol)
     path = (options.gt_file or "").replace("{paddle}", line_of(results["paddle"]))
     if path and os.path.exists(path):
-        stored = read_json(path)
-        if stored.get("format") != FORMAT:
-            raise Unusable(f"{path} has format {stored.get('format')!r}, {FORMAT} is read; run make_results.py again")
+        stored = read_stored(path)
         exact, text = choose_rule(results, stored, options.across_versions, path)
         print(f"rule: {text}")
-        compare_with_stored(verdict, results, stored,
-                            {name: codefile.ids for name, codefile in run["codefiles"].items()}, exact)
+        compare_with_stored(verdict, results, run, stored, exact)
+        ending = " as stored, " + ("exact" if exact else "near")
     if verdict.faults:
         print(f"error: they differ: {', '.join(verdict.faults)}", file=sys.stderr)
         return 1
     if path and stored is None:
         print(f"skipped: no stored results {path}")
         return SKIPPED
-    print("same" + (f" as {path}" if stored else ""))
+    print(f"verdict: same{ending}")
     return 0
 
 
-def main():
-    options = arguments()
+def main(argv=None):
+    options = arguments(argv)
     try:
         sys.exit(compare(options))
     except Unusable as error:
