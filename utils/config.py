@@ -97,6 +97,7 @@ RECIPE = {
     "lr_gamma": (0.5, _real(0.0), "factor of a step"),
     "lr_min_ratio": (0.0, _real(0.0), "lr_schedule=cosine ends at learning_rate times this"),
     "head_lr_mult": (10.0, _real(0.0), "learning-rate multiplier of the layers above the backbone"),
+    "amp": ("none", _choice("none", "bf16", "fp16"), "train with the backbone in 16 bits (GPU); the losses stay in float32"),
     "drop_last": (False, boolean, "drop the last incomplete batch of an epoch"),
     "seed": (0, _whole(0), "seed of weights, order and augmentation"),
     "topK": (None, _whole(0), "K of mAP@K, 0 = all; the protocol's by default"),

@@ -7,8 +7,9 @@ import time
 import numpy as np
 import paddle
 
+from utils import amp
 from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.distributed import barrier, is_main, rank, world_size
+from utils.distributed import barrier, gather_objects, is_main, rank, world_size
 from utils.errors import InputError
 from utils.evaluator import describe, recipe_spec, split_features
 from utils.files import atomic_path
@@ -48,8 +49,10 @@ def start(method, train, recipe, run):
         (optimizer, state): plain values that go into every checkpoint.
 
     Raises:
-        InputError: too few images for a step; a checkpoint that does not fit or has trained longer than ``epoch``.
+        InputError: too few images for a step; a format of ``amp`` that the device has not; a checkpoint that does not
+            fit or has trained longer than ``epoch``.
     """
+    amp.check(recipe["amp"])
     if not epoch_order(len(train), recipe["batch_size"], 0, 0, recipe["drop_last"]):
         raise InputError(f"the training split has {len(train)} images, too few for a step of {world_size()} x "
                          f"{recipe['batch_size']}; lower --batch-size or give more images")
@@ -114,7 +117,8 @@ def fit(method, train, evaluator, recipe, run, log, optimizer, state, extra=None
             batches = cached_batches(train, features, order, views, recipe["seed"], epoch)
         else:
             batches = load_batches(items, order, run["num_workers"])
-        mean_loss = train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, log)
+        with amp.backbone(method, recipe["amp"]):
+            mean_loss = train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, log)
         # running statistics of batch norm differ by rank: the ranks would encode their shares of a split with different
         # networks, and a resumed run would not equal an uninterrupted one
         broadcast(value for key, value in method.state_dict().items()
@@ -171,7 +175,8 @@ def training_features(method, train, recipe, run):
 
 
 def train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, log):
-    """One pass; returns the mean of the total loss. The log line carries what TIPC readers look for."""
+    """One pass; returns the mean of the total loss, over all ranks. The log line carries what TIPC readers look for."""
+    scaler = amp.scaler(recipe["amp"])
     total, reader, batch_cost, since, count = 0.0, 0.0, 0.0, 0, 0
     before = time.time()
     for step, batch in enumerate(bar(batches, len(order), f"epoch {epoch + 1}")):
@@ -185,8 +190,13 @@ def train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, 
                 raise InputError(f"loss term {name!r} is {value} at epoch {epoch + 1}, step {step + 1}; lower the "
                                  f"learning rate or look at the images of the batch: {', '.join(names[:8])}"
                                  + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
-        terms["total"].backward()
-        optimizer.step()
+        if scaler:
+            scaler.scale(terms["total"]).backward()
+            scaler.step(optimizer)
+            scaler.update()
+        else:
+            terms["total"].backward()
+            optimizer.step()
         optimizer.clear_grad()
         total += values["total"]
         since += len(order[step])
@@ -194,6 +204,7 @@ def train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, 
         batch_cost += time.time() - before
         before = time.time()
         if count == run["log_step"] or step + 1 == len(order):
+            values = rank_means(values)
             parts = ", ".join(f"{name}: {value:.5f}" for name, value in values.items() if name != "total")
             log.line(f"epoch: [{epoch + 1}/{recipe['epoch']}], step: [{step + 1}/{len(order)}], "
                      f"lr: {optimizer.get_lr():.3g}, loss: {values['total']:.5f}{', ' if parts else ''}{parts}, "
@@ -201,7 +212,13 @@ def train_epoch(parallel, optimizer, batches, order, train, epoch, recipe, run, 
                      f"avg_ips: {since * world_size() / max(batch_cost, 1e-9):.2f} images/sec")
             log.scalar("train/loss", values["total"], epoch * len(order) + step)
             reader, batch_cost, since, count = 0.0, 0.0, 0, 0
-    return total / len(order)
+    return rank_means({"total": total / len(order)})["total"]
+
+
+def rank_means(values):
+    """dict name -> number, each the mean over the ranks: what the job minimises."""
+    everyone = gather_objects(values)
+    return {name: sum(own[name] for own in everyone) / len(everyone) for name in values}
 
 
 def save(path, method, optimizer, recipe, state, extra):
