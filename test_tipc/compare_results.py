@@ -29,9 +29,10 @@ Against the stored results, by one of three rules, which the line ``rule:`` name
 - exact, where Paddle version and device class (CPU model, instruction set, math threads) are those of the stored
   results. Codes, and the ten nearest items and distances of the query: no difference. mAP: 1e-6. Losses of every epoch:
   1e-5 of the value (and the 1e-5 that the log rounds to).
-- near, on another device class or patch version, where the last digits of training differ. Bits of codes away from zero:
-  no difference. A bit is near zero where the relaxed code is below 0.01 of the median of its code file (stored); a
-  quarter of those, and two, may differ. mAP: 0.01 (the codes of most queries are not stored). Losses: 1e-3 of the value.
+- near, on another device class or patch version, where the last digits of training differ. Bits of codes away from
+  zero: no difference. A bit is near zero where the relaxed code is below 0.01 of the median of its code file (stored);
+  a quarter of those, and two, may differ. mAP: 0.01 (the codes of most queries are not stored). Losses: 1e-3 of the
+  value.
 - across versions: the stored results of another Paddle line, only if --across_versions is given; as near. Without it
   such a file is an error.
 
@@ -39,6 +40,7 @@ Data or settings that are not those of the stored results are one line, and noth
 ``python test_tipc/make_results.py`` makes the stored results.
 """
 import argparse
+import glob
 import hashlib
 import json
 import math
@@ -50,6 +52,7 @@ import sys
 import numpy as np
 
 FORMAT = 1
+INSTRUCTIONS = ("avx512f", "avx2", "avx", "sse4_2")
 NEAREST = 10  # items of the query that are stored
 SKIPPED = 77
 EXACT = {"mAP": 1e-6, "loss": 1e-5}
@@ -58,6 +61,8 @@ NEAR_ZERO = 1e-2  # of the median |relaxed code|
 NEAR_SHARE, NEAR_EXTRA = 0.25, 2  # of the bits near zero that may differ on another device class
 ROUNDED = 1.5e-5  # two losses printed with five decimals
 ENGINE_SHARE = 1e-3  # of all bits, between Paddle Inference and the evaluation
+KINDS = {"paddle": str, "device_class": str, "bits": int, "data": dict, "recipe": dict, "mAP": dict,
+         "loss": (list, type(None)), "query": (dict, type(None))}  # of stored results
 PLACES = ("data_path", "list_dir", "backbone_weights")  # settings that say where, not what
 
 
@@ -88,11 +93,12 @@ def read_stored(path):
         stored["near_zero"] = {name: {int(position): int(mask, 16) for position, mask in
                                       (word.split(":") for word in " ".join(lines).split())}
                                for name, lines in stored["near_zero"].items()}
-        missing = {"paddle", "device_class", "bits", "data", "recipe", "mAP", "loss", "query"} - set(stored)
+        for key, kind in KINDS.items():
+            if not isinstance(stored[key], kind):
+                raise ValueError(f"{key} is {stored[key]!r:.40}")
+        [(value["code"], value["nearest"]) for value in [stored["query"]] if value is not None]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise Unusable(f"{path} is damaged ({error!r}); run make_results.py again") from None
-    if missing:
-        raise Unusable(f"{path} lacks {', '.join(sorted(missing))}; run make_results.py again")
     return stored
 
 
@@ -106,16 +112,17 @@ def read_text(path):
 
 
 def read_evaluation(path):
-    """(paddle version, device, fingerprint, mAP per direction, settings, SHA-256 per split) of a result.json."""
+    """Paddle version, device, fingerprint, mAP per direction, data (SHA-256 per split) and recipe of a result.json."""
     result = read_json(path)
     try:
-        metrics = {direction: float(values["mAP"]) for direction, values in result["metrics"].items()}
-        metrics["I->I"]
+        found = {"mAP": {direction: float(values["mAP"]) for direction, values in result["metrics"].items()},
+                 "fingerprint": result.get("fingerprint"), "data": result.get("protocol", {}).get("sha256"),
+                 "recipe": {key: value for key, value in result.get("recipe", {}).items() if key not in PLACES}}
+        found.update({key: result.get("environment", {}).get(key) for key in ("paddle", "device")})
+        found["mAP"]["I->I"]
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise Unusable(f"{path} holds no metrics of I->I") from None
-    return {"paddle": result.get("environment", {}).get("paddle"), "device": result.get("environment", {}).get("device"),
-            "fingerprint": result.get("fingerprint"), "mAP": metrics, "data": result.get("protocol", {}).get("sha256"),
-            "recipe": {key: value for key, value in result.get("recipe", {}).items() if key not in PLACES}}
+        raise Unusable(f"{path} holds no metrics of I->I, or is damaged") from None
+    return found
 
 
 def read_inference(path):
@@ -131,7 +138,8 @@ def read_inference(path):
     if "I->I" not in metrics:
         raise Unusable(f"{path} holds no `----- mAP@...:` line")
     return {"fingerprint": last(r"fingerprint ([0-9a-f]{16})\b"), "mAP": metrics,
-            "device": last(r"runtime_device: (\w+)", "cpu"), "threads": last(r"cpu_math_library_num_threads: (\d+)", "?"),
+            "device": last(r"runtime_device: (\w+)", "cpu"),
+            "threads": last(r"cpu_math_library_num_threads: (\d+)", "?"),
             "query": {"image": last(r"^----- Query: (.*)$"), "code": last(r"^----- Query code: ([0-9a-f]+)$"),
                       "distance": last(r"^----- Predicted Hamm_min: (\d+)$"),
                       "match": last(r"^----- Found matched picture: (.*)$")}}
@@ -153,10 +161,9 @@ def read_codes(path):
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from utils.codes import CodeFile
     from utils.errors import InputError
-    folder, names = (path, sorted(os.listdir(path))) if os.path.isdir(path) else os.path.split(path)[:1] + (
-        [os.path.basename(path)],)
+    names = sorted(glob.glob(os.path.join(glob.escape(path), "*.npz"))) if os.path.isdir(path) else [path]
     try:
-        found = {name[:-4]: CodeFile.load(os.path.join(folder, name)) for name in names if name.endswith(".npz")}
+        found = {os.path.basename(name)[:-len(".npz")]: CodeFile.load(name) for name in names}
     except InputError as error:
         raise Unusable(str(error)) from None
     if not found:
@@ -195,14 +202,13 @@ def device_class(devices, threads):
     """On what the last digits of results depend, as text; empty where it is not known, or no CPU."""
     if any(device != "cpu" for device in devices) or threads == "?":
         return ""
-    name, flags = platform.machine(), ""
+    words = ["cpu", platform.system(), platform.machine()]
     if os.path.exists("/proc/cpuinfo"):
-        text = read_text("/proc/cpuinfo")
-        values = dict(re.findall(r"^(vendor_id|cpu family|model|flags)\s*: (.*)$", text, re.MULTILINE))
-        name = " ".join([name, *(values.get(key, "") for key in ("vendor_id", "cpu family", "model"))])
-        flags = next((flag for flag in ("avx512f", "avx2", "avx", "sse4_2") if flag in values.get("flags", "").split()), "")
-    limits = [f"{key}={os.environ[key]}" for key in ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS") if os.environ.get(key)]
-    return " ".join(["cpu", platform.system(), *name.split(), flags, *limits, f"threads={threads}"])
+        values = dict(re.findall(r"^(\w[\w ]*?)\s*: (.*)$", read_text("/proc/cpuinfo"), re.MULTILINE))
+        words += [values[key] for key in ("vendor_id", "cpu family", "model") if key in values]
+        words += [flag for flag in INSTRUCTIONS if flag in values.get("flags", "").split()][:1]
+    words += [f"{key}={os.environ[key]}" for key in ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS") if os.environ.get(key)]
+    return " ".join([*words, f"threads={threads}"])
 
 
 def line_of(version):
@@ -292,34 +298,34 @@ def compare_with_itself(verdict, results, run, atol):
     inference = run["inference"]
     names = {"evaluation": results["fingerprint"], "infer.py": inference["fingerprint"],
              **{name: codefile.fingerprint for name, codefile in run["codefiles"].items()}}
-    names = {name: value for name, value in names.items() if value}
-    if len(names) > 1:
-        same = len(set(names.values())) == 1
-        verdict.line("model", same, f"fingerprint {results['fingerprint']}" if same else
+    known = {value for value in names.values() if value}
+    if known:
+        verdict.line("model", len(known) == 1, f"fingerprint {known.pop()}" if len(known) == 1 else
                      "other weights: " + ", ".join(f"{name} {value}" for name, value in names.items()))
     for direction, wanted in results["mAP"].items():
         got = inference["mAP"].get(direction, math.nan)
-        label = "mAP" if direction == "I->I" else f"mAP {direction}"
-        verdict.line(label, abs(wanted - got) <= atol,  # NaN fails
+        verdict.line("mAP" if direction == "I->I" else f"mAP {direction}", abs(wanted - got) <= atol,  # NaN fails
                      f"of the evaluation {wanted:.6f}, of Paddle Inference {got:.6f}, tolerance {atol:g}")
-    for name, codefile in run["codefiles"].items():
-        other = run["evaluation_codes"].get(name)
-        if other is None:
-            continue
-        label, total = f"engine codes {name}", codefile.bits * len(codefile)
-        if codefile.ids != other.ids or codefile.bits != other.bits:
-            verdict.line(label, False, f"{len(codefile)} items of {codefile.bits} bits, the evaluation has {len(other)} "
-                                       f"of {other.bits}" + (", other names" if len(codefile) == len(other) else ""))
-            continue
-        count, _, where = differing_bits(hex_codes(codefile), hex_codes(other))
-        verdict.line(label, count <= ENGINE_SHARE * total,
-                     f"{count:,} of {total:,} bits differ from the evaluation's, limit {int(ENGINE_SHARE * total):,}"
-                     + ("" if where is None else f" (first {codefile.ids[where]})"))
+    for name, other in run["evaluation_codes"].items():
+        compare_engines(verdict, name, run["codefiles"][name], other)
     query = inference["query"]
     if results["query"] and query["distance"] is not None:
         item, distance = results["query"]["nearest"][0].rsplit(" ", 1)
         verdict.line("nearest item", query["distance"] == distance and str(query["match"]).endswith(item),
                      f"{query['match']} at {query['distance']} as infer.py says, {item} at {distance} from the codes")
+
+
+def compare_engines(verdict, name, codefile, other):
+    """Code file of Paddle Inference against that of the evaluation."""
+    if codefile.ids != other.ids or codefile.bits != other.bits:
+        verdict.line(f"engine codes {name}", False, f"{len(codefile)} items of {codefile.bits} bits, the evaluation "
+                     f"has {len(other)} of {other.bits} or with other names")
+        return
+    total = codefile.bits * len(codefile)
+    count, _, where = differing_bits(hex_codes(codefile), hex_codes(other))
+    verdict.line(f"engine codes {name}", count <= ENGINE_SHARE * total,
+                 f"{count:,} of {total:,} bits differ from the evaluation's, limit {int(ENGINE_SHARE * total):,}"
+                 + ("" if where is None else f" (first {codefile.ids[where]})"))
 
 
 def compare_with_stored(verdict, results, run, stored, exact):
@@ -328,7 +334,8 @@ def compare_with_stored(verdict, results, run, stored, exact):
     for name in ("data", "pictures", "recipe"):
         text = difference(results[name], stored.get(name))
         if text:
-            verdict.line(name, False, f"{text}: nothing else is compared; where this is meant, run make_results.py again")
+            verdict.line(name, False, f"{text}: nothing else is compared; where this is meant, run make_results.py "
+                         "again")
             return
     same = results["fingerprint"] == stored.get("fingerprint")
     print("weights: " + ("same fingerprint as stored" if same else "another fingerprint than stored (the last digits "
@@ -390,8 +397,8 @@ def compare_codes(verdict, results, run, stored, exact):
     flipped = 0
     for name, (found, wanted) in pairs.items():
         if [len(code) for code in found] != [len(code) for code in wanted]:
-            verdict.line(f"codes {name}", False, f"{len(found)} codes of {4 * len(found[0])} bits, stored {len(wanted)} of "
-                         f"{4 * len(wanted[0])}" if found else "missing")
+            verdict.line(f"codes {name}", False, f"{len(found)} codes of {4 * len(found[0])} bits, stored "
+                         f"{len(wanted)} of {4 * len(wanted[0])}" if found else "missing")
             continue
         masks = {} if exact else stored["near_zero"].get(name, {})
         away, near, where = differing_bits(found, wanted, masks)
@@ -413,8 +420,8 @@ def choose_rule(results, stored, across_versions, path):
     own, other = results["paddle"], stored.get("paddle")
     if line_of(own) != line_of(other):
         if not across_versions:
-            raise Unusable(f"{path} holds results of Paddle {other}, and this run is of Paddle {own}; write {{paddle}} in "
-                           "--gt_file, or give --across_versions")
+            raise Unusable(f"{path} holds results of Paddle {other}, and this run is of Paddle {own}; write {{paddle}} "
+                           "in --gt_file, or give --across_versions")
         return False, f"across versions (Paddle {other} stored, {own} here): near"
     if own != other:
         return False, f"Paddle {other} stored, {own} here: near"

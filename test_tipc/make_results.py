@@ -4,8 +4,8 @@
 
 PATTERN is a config's name, such as hashnet_16 or 'hashnet_*' (default: all). The interpreter that runs this script runs
 the chain, so results of another Paddle line are made with its environment's python. They go to
-``test_tipc/results/<Paddle line>/<config>_<mode>.json``: look at the difference (git diff) before you commit it. --no_run
-takes what the last run left in test_tipc/output ($TIPC_OUTPUT). One math thread, as the lite modes of TIPC have.
+``test_tipc/results/<Paddle line>/<config>_<mode>.json``: look at the difference (git diff) before you commit it.
+--no_run takes what the last run left in test_tipc/output ($TIPC_OUTPUT). One math thread is used, as in the lite modes.
 
 A file holds, as sorted JSON:
 
@@ -17,14 +17,15 @@ A file holds, as sorted JSON:
     mAP                      per direction, of the evaluation
     bits, codes              per code file of infer.py: codes as hexadecimal words, in the order of the database
     query                    the picture that infer.py was asked about, its code, the ten nearest items and distances
-    near_zero                per code file (and ``query``) ``position:mask`` of the bits whose relaxed code is below 0.01
-                             of the median of the file's: the only ones that may differ on another device class
+    near_zero                per code file (and ``query``) ``position:mask`` of the bits whose relaxed code is below
+                             0.01 of the median of the file's: the only ones that may differ on another device class
 """
 import argparse
 import concurrent.futures
 import csv
 import fnmatch
 import glob
+import json
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FOLDER = "test_tipc/results"
+CONFIG = "train_infer_python.txt"
 NEEDED = ("train", "eval", "export", "infer_cpu")
 sys.path.insert(0, ROOT)
 
@@ -98,11 +100,11 @@ def near_zero(model_dir, codefiles, picture):
     return found
 
 
-def run_chain(config, mode):
-    """Run a config's chain; the output of a failure is in its logs."""
-    environment = {**os.environ, "VENV": os.devnull, "PYTHON": sys.executable}
-    subprocess.run(["bash", "test_tipc/test_train_inference_python.sh", f"test_tipc/configs/{config}/train_infer_python.txt",
-                    mode], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+def tipc(script, config, mode):
+    """Run a TIPC script for a config with this interpreter; returns its exit status (the words are in its logs)."""
+    return subprocess.run(["bash", f"test_tipc/{script}", f"test_tipc/configs/{config}/{CONFIG}", mode], check=False,
+                          env={**os.environ, "VENV": os.devnull, "PYTHON": sys.executable},
+                          stdout=subprocess.DEVNULL).returncode
 
 
 def stored_results(config, mode):
@@ -144,9 +146,7 @@ def stored_results(config, mode):
 
 
 def write(path, results):
-    """Write stored results; returns ``new``, ``same`` or ``changed``, for which commit and fingerprint do not count."""
-    import json
-
+    """Write stored results; returns ``new``, ``changed`` or ``same``: then all but the commit is as in the file."""
     from utils.files import write_text
     text = json.dumps(results, indent=1, sort_keys=True, allow_nan=False) + "\n"
     if not os.path.exists(path):
@@ -163,7 +163,7 @@ def write(path, results):
 
 def chosen(patterns):
     """Names of the configs that match, sorted."""
-    names = sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob("test_tipc/configs/*/train_infer_python.txt"))
+    names = sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(f"test_tipc/configs/*/{CONFIG}"))
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             raise InputError(f"no config is called {pattern}; there are {' '.join(names)}")
@@ -181,15 +181,12 @@ def main(argv):
     os.environ["OMP_NUM_THREADS"] = "1"  # for the chain, and before Paddle is imported here
     configs = chosen(options.patterns)
     start = time.monotonic()
-    if not options.no_run:
-        prepared = subprocess.run(["bash", "test_tipc/prepare.sh", f"test_tipc/configs/{configs[0]}/train_infer_python.txt",
-                                   options.mode], env={**os.environ, "VENV": os.devnull, "PYTHON": sys.executable},
-                                  stdout=subprocess.DEVNULL, check=False)
-        if prepared.returncode:
-            raise InputError(f"the data of {options.mode} could not be prepared")
+    if not options.no_run and tipc("prepare.sh", configs[0], options.mode):
+        raise InputError(f"the data of {options.mode} could not be prepared")
     faults = 0
     with concurrent.futures.ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        waiting = {config: None if options.no_run else pool.submit(run_chain, config, options.mode) for config in configs}
+        waiting = {config: None if options.no_run else
+                   pool.submit(tipc, "test_train_inference_python.sh", config, options.mode) for config in configs}
         for config, job in waiting.items():
             if job is not None:
                 job.result()
