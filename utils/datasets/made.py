@@ -7,11 +7,8 @@ import json
 import os
 import tempfile
 
-import numpy as np
-
 from utils.datasets import lists
 from utils.datasets.base import need_folder
-from utils.datasets.draw import permutation
 from utils.errors import InputError
 from utils.files import sha256_file, write_json
 
@@ -64,6 +61,7 @@ def show(folder, record):
     print(f"{record['protocol']}: lists in {folder}, seed {record['seed']}")
     for key, value in record.items():
         if key not in ("protocol", "seed", "counts", "sha256"):
+            value = ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else value
             print(f"  {key.replace('_', ' ')}: {value}")
     for name, digest in record["sha256"].items():
         print(f"  {name:<13}{record['counts'].get(name[:-len('.txt')], ''):>7}  sha256 {digest}")
@@ -131,35 +129,3 @@ def listing(folder, what):
         return sorted(os.listdir(folder))
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror or error}; it should hold {what}") from None
-
-
-def by_label(labels, num_query, num_train, first, *numbers):
-    """Query and training rows with equal shares of every label (the rule of the DJSRH authors' datasets.py).
-
-    Label by label, the rows not yet taken are shuffled: the first ones become queries, the next ones train. What a
-    rare label cannot fill, and remainders, come from all rows left.
-
-    Args:
-        labels: [N, C] of 0/1. first: how many times the share of the others the first label gets.
-        numbers: what the draw depends on (seed and purpose).
-
-    Returns:
-        (query, train) int64, disjoint; shorter than asked for only where there are too few rows.
-    """
-    labels = np.asarray(labels)
-    shares = [first] + [1] * (labels.shape[1] - 1)
-    taken = np.zeros(len(labels), bool)
-    query, train = [], []
-    for label, share in enumerate(shares):
-        rows = np.flatnonzero((labels[:, label] > 0) & ~taken)
-        rows = rows[permutation(len(rows), *numbers, label)]
-        want_query, want_train = (share * (size // sum(shares)) for size in (num_query, num_train))
-        query.extend(rows[:want_query])
-        train.extend(rows[want_query:want_query + want_train])
-        taken[rows[:want_query + want_train]] = True
-    rest = np.flatnonzero(~taken)
-    rest = rest[permutation(len(rest), *numbers, len(shares))]
-    missing = num_query - len(query)
-    query.extend(rest[:missing])
-    train.extend(rest[missing:missing + num_train - len(train)])
-    return np.array(query, np.int64), np.array(train, np.int64)

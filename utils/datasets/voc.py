@@ -6,7 +6,7 @@ object of the class that is not marked ``difficult``, which is what the official
 call a positive. A picture whose objects are all difficult would have no label and is left out, with a count; the
 official set has none. Parts of persons (head, hand, foot) are no objects.
 
-The pictures in the order of trainval.txt's ids are shuffled by ``permutation(n, seed, 40)``: the first 1,000 are the
+The pictures in the order of trainval.txt's ids are shuffled by ``permutation(n, seed, 60)``: the first 1,000 are the
 queries, the next 4,000 train, the remaining 6,540 are the database. The lists of the public code were drawn unseeded:
 this is another draw of the same protocol.
 
@@ -118,7 +118,7 @@ def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=
                          "(--any-count accepts them)")
     if query + train >= len(kept):
         raise InputError(f"{query} queries and {train} training pictures leave no database of the {len(kept)} pictures")
-    order = kept[permutation(len(kept), seed, 40)]
+    order = kept[permutation(len(kept), seed, 60)]
     rows = {"query": order[:query], "train": order[query:query + train], "database": order[query + train:]}
     texts = made.list_texts([f"JPEGImages/{name}.jpg" for name in names], labels, rows, CLASSES)
     return made.write(os.fspath(list_dir or DEFAULT_LISTS), NAME, seed, texts, pictures=len(kept),
