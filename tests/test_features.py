@@ -127,7 +127,7 @@ def test_wiki(tmp_path):
     np.testing.assert_allclose(protocol.query.text_features, t_test, rtol=1e-6)
     assert set(protocol.database.ids) == set(protocol.train.ids)
     (tmp_path / "testset_txt_img_cat.list").write_text("t i 1\n")
-    with pytest.raises(InputError, match="1 lines.*3 texts"):
+    with pytest.raises(InputError, match="1 lines.*3 rows"):
         load_features_protocol(tmp_path)
     (tmp_path / "testset_txt_img_cat.list").write_text("t i 11\n")
     with pytest.raises(InputError, match="list:1"):
