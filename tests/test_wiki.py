@@ -27,16 +27,16 @@ def write_official(root, texts=True, images=True, features=True):
         for i, (text, image, label) in enumerate(rows[part]):
             if texts:
                 (root / "texts").mkdir(exist_ok=True)
-                content = f'<?xml version="1.0" encoding="UTF-8" ?>\n<document>\n<text>\n{words(part, i)}\n\n second  ' \
-                          f"line </text>\n</document>\n"
+                content = '<?xml version="1.0" encoding="UTF-8" ?>\n<document>\n<text>\n' \
+                          f"{words(part, i)}\n\n second  line </text>\n</document>\n"
                 (root / "texts" / f"{text}.xml").write_bytes(
                     content.replace("&", "&amp;").encode("latin-1" if i == 3 else "utf-8"))
             if images:
                 (root / "images" / CLASSES[label]).mkdir(parents=True, exist_ok=True)
                 Image.new("RGB", (8, 6), (10, 200, 10)).save(root / "images" / CLASSES[label] / f"{image}.jpg")
     if features:
-        savemat(root / "raw_features.mat", {f"{kind}_{part[:2]}": rng.rand(count, width) for part, count in SIZES.items()
-                                            for kind, width in (("T", 10), ("I", 128))})
+        savemat(root / "raw_features.mat", {f"{kind}_{part[:2]}": rng.rand(count, width) for kind, width in
+                                            (("T", 10), ("I", 128)) for part, count in SIZES.items()})
     return rows
 
 
@@ -90,11 +90,11 @@ def test_make_and_check(tmp_path, run, capsys):
 
 @pytest.mark.parametrize("spoil, message", [
     (lambda root: (root / LISTS[0]).unlink(), "trainset_txt_img_cat.list is missing"),
-    (lambda root: (root / LISTS[1]).write_text("a b 1\n\nc d 11\n"), r"testset_txt_img_cat.list:3: expected '<text id>"),
+    (lambda root: (root / LISTS[1]).write_text("a b 1\n\nc d 11\n"), "testset_txt_img_cat.list:3: expected '<text"),
     (lambda root: (root / LISTS[1]).write_text("a b 1\nc d\n"), "testset_txt_img_cat.list:2: expected"),
     (lambda root: (root / LISTS[1]).write_text("a ../../b 1\n"), "testset_txt_img_cat.list:1: expected"),
     (lambda root: (root / LISTS[1]).write_bytes(b"caf\xe9 b 1\n"), "cannot read .*testset_txt_img_cat.list"),
-    (lambda root: (root / "texts" / "test05-text.xml").unlink(), "testset_txt_img_cat.list:6: .*test05-text.xml is missing"),
+    (lambda root: (root / "texts" / "test05-text.xml").unlink(), "img_cat.list:6: .*test05-text.xml is missing"),
     (lambda root: (root / "texts" / "test05-text.xml").write_text("<document>"), "list:6: .*xml has no <text>"),
 ])
 def test_bad_files(tmp_path, spoil, message):

@@ -27,7 +27,8 @@ FEATURES = "raw_features.mat"
 LISTS = ("trainset_txt_img_cat.list", "testset_txt_img_cat.list")
 CLASSES = ("art", "biology", "geography", "history", "literature", "media", "music", "royalty", "sport", "warfare")
 QUERY, TRAIN = 693, 2173
-_SOURCE = f"{', '.join(LISTS)}, images/, and texts/ or {FEATURES} (svcl.ucsd.edu/projects/crossmodal)"
+_WHAT = f"{', '.join(LISTS)}, images/, and texts/ or {FEATURES} of wikipedia_dataset"
+_SOURCE = "terms of Wikipedia; http://www.svcl.ucsd.edu/projects/crossmodal/ (wikipedia_dataset)"
 _TEXT = re.compile("<text>(.*?)</text>", re.DOTALL)
 
 
@@ -56,7 +57,7 @@ def read_table(folder):
 
 def load(root, seed, list_dir, sizes, on_fault):
     """The official split; the seed only shuffles the database."""
-    root = need_folder(root, _SOURCE)
+    root = need_folder(root, _WHAT)
     return make_protocol(read_table(root), "wiki", seed, sizes, root)
 
 
@@ -65,8 +66,8 @@ def make(root, seed, list_dir, sizes, any_count=False):
     protocol = load(root, seed, list_dir, sizes, None)
     counts = len(protocol.query), len(protocol.train)
     if counts != (QUERY, TRAIN) and not any_count:
-        raise InputError(f"{root} has {counts[0]} queries and {counts[1]} training pairs, but Wikipedia has {QUERY} and "
-                         f"{TRAIN}; are the lists complete? (--any-count accepts them)")
+        raise InputError(f"{root} has {counts[0]} queries and {counts[1]} training pairs, but Wikipedia has {QUERY} "
+                         f"and {TRAIN}; are the lists complete? (--any-count accepts them)")
     text = "the sections of texts/" if protocol.train.texts is not None else \
         f"{protocol.train.text_features.shape[1]} topics of {FEATURES}"
     print(f"wiki: the official split needs no lists; {counts[0]} queries (literature {QUERY}), {counts[1]} training "
@@ -81,7 +82,7 @@ def _read_list(path):
         with open(path, encoding="utf-8") as file:
             lines = file.read().splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path} is missing; the folder should hold {_SOURCE}") from None
+        raise InputError(f"{path} is missing; the folder should hold {_WHAT}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     rows = []
@@ -123,7 +124,8 @@ def _features(folder, names, parts):
     found = mat.variables(path)
     for name in names:
         if name not in found:
-            raise InputError(f"{path} has no {name}, and there is no {missing}; it holds {', '.join(found) or 'nothing'}")
+            raise InputError(f"{path} has no {name}, and there is no {missing}; it holds "
+                             f"{', '.join(found) or 'nothing'}")
     values = [mat.read_matrix(path, name) for name in names]
     for name, list_name, part, value in zip(names, LISTS, parts, values):
         if len(part) != len(value):
