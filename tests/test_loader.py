@@ -1,9 +1,11 @@
 """Order and content of the batches: a function of (seed, epoch, position), whatever the workers and ranks."""
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 import utils.loader as loader
+from utils import transforms
 from utils.datasets import Split
 from utils.errors import InputError
 
@@ -74,3 +76,44 @@ def test_a_broken_picture_is_one_named_error(workers):
     items = loader.Items(split(6, broken=4), SPEC)
     with pytest.raises(InputError, match="picture 4.jpg is truncated"):
         list(loader.load_batches(items, [np.arange(3), np.arange(3, 6)], workers))
+
+
+class Files:
+    """Encoded pictures, as FileImages and shards hold them."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def source(self, i):
+        image = np.random.default_rng(i).integers(0, 256, (6, 8, 3), dtype="uint8")
+        image = cv2.resize(image, (160, 120 + i), interpolation=cv2.INTER_CUBIC)
+        return cv2.imencode(".jpg", image)[1].tobytes(), f"{i}.jpg"
+
+
+@pytest.mark.parametrize("decode", transforms.DECODES)
+@pytest.mark.parametrize("kind, views", [("none", 0), ("crop_flip", 1), ("simclr", 2)])
+def test_a_batch_holds_what_single_pictures_give(decode, kind, views):
+    """One code path: the loader's batches are bit by bit what decode + preprocess or augment give."""
+    spec = transforms.preprocess_spec(40, 32, decode=decode)
+    items = loader.Items(Split(name="train", ids=list("abcde"), images=Files(5)), spec, views, kind, seed=2)
+    items.epoch = 1
+    for workers in (0, 1):
+        batch, = loader.load_batches(items, [np.array([4, 0, 3])], workers)
+        for row, position in enumerate((4, 0, 3)):
+            data, _ = items.split.images.source(position)
+            image = transforms.decode(data, spec=spec, kind=kind)
+            for view in range(max(views, 1)):
+                rng = transforms.item_rng(2, 1, position, view)
+                want = transforms.augment(image, spec, kind, rng) if views else transforms.preprocess(image, spec)
+                assert np.array_equal(batch[f"image{view}"].numpy()[row], want)
+
+
+def test_reduced_decoding_reaches_the_batches():
+    """A picture large enough gives other pixels by reduced decoding, and near ones."""
+    images = [next(iter(loader.load_batches(loader.Items(
+        Split(name="query", ids=["a"], images=Files(1)), transforms.preprocess_spec(40, 32, decode=decode)),
+        [np.array([0])])))["image0"].numpy() for decode in transforms.DECODES]
+    assert 0 < np.abs(images[0] - images[1]).mean() < 0.05

@@ -1,4 +1,5 @@
 """Decoding and preprocessing: every kind of file, every kind of damage, and the same numbers from the same seed."""
+import functools
 import io
 import pathlib
 import struct
@@ -31,6 +32,27 @@ def encoded(image, fmt, **options):
     buffer = io.BytesIO()
     image.save(buffer, fmt, **options)
     return buffer.getvalue()
+
+
+@functools.lru_cache(maxsize=None)
+def photo(height, width, seed=0):
+    """A picture with detail at every scale (noise of many octaves, an edge, a grid of thin lines), as photographs have."""
+    rng = np.random.default_rng(seed)
+    image = np.full((320, 480, 3), 118, np.float32)
+    for octave in (160, 64, 32, 16, 8, 4, 2):
+        noise = rng.standard_normal((320 // octave, 480 // octave, 3), dtype=np.float32)
+        image += octave ** 0.5 * 2 * cv2.resize(noise, (480, 320), interpolation=cv2.INTER_LINEAR)
+    image[:, 200:] += 25
+    image[160:, ::9] -= 30
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    more = ((0, max(0, height - 320)), (0, max(0, width - 480)), (0, 0))
+    return np.pad(image, more, "symmetric")[:height, :width]
+
+
+def distance(a, b):
+    """Mean absolute difference of two pictures or inputs."""
+    assert a.shape == b.shape
+    return np.abs(a.astype(np.float64) - b).mean()
 
 
 def near(a, b, mean):
@@ -160,6 +182,12 @@ def test_damage_is_named(tmp_path):
     assert issubclass(ImageError, InputError)
 
 
+def _with_size(jpeg, height, width):
+    """JPEG bytes whose header claims another size."""
+    at = jpeg.find(b"\xff\xc0")
+    return jpeg[:at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9:]
+
+
 @pytest.mark.parametrize("how", [transforms.decode, transforms.image_size])
 def test_a_decompression_bomb_is_refused_by_its_header(how):
     def chunk(kind, body):
@@ -172,16 +200,169 @@ def test_a_decompression_bomb_is_refused_by_its_header(how):
     for side in (10000, 60000):
         with pytest.raises(ImageError, match="limit"):
             how(png(side, side), "bomb.png")
-    jpeg = bytearray(encoded(picture(), "JPEG"))
-    at = jpeg.find(b"\xff\xc0")
-    jpeg[at + 5:at + 9] = struct.pack(">HH", 60000, 60000)
     with pytest.raises(ImageError, match="limit"):
-        how(bytes(jpeg), "bomb.jpg")
+        how(_with_size(encoded(picture(), "JPEG"), 60000, 60000), "bomb.jpg")
 
 
 def test_a_long_strip_does_not_blow_up_in_the_resize():
     with pytest.raises(ImageError, match="limit"):
         transforms.preprocess(np.zeros((1, 500000, 3), np.uint8), transforms.preprocess_spec())
+
+
+# reduced decoding --------------------------------------------------------------------------------
+REDUCED = transforms.preprocess_spec(decode="reduced")
+FULL = transforms.preprocess_spec()
+
+
+def test_a_spec_names_its_decoding_and_none_means_full():
+    assert "decode" not in FULL and REDUCED == {**FULL, "decode": "reduced"}
+    recipe = {"resize_size": 256, "crop_size": 224}
+    assert transforms.recipe_spec(recipe) == FULL  # a checkpoint from before
+    assert transforms.recipe_spec({**recipe, "decode": "full"}) == FULL
+    assert transforms.recipe_spec({**recipe, "decode": "reduced"}) == REDUCED
+    with pytest.raises(InputError, match="full, reduced"):
+        transforms.preprocess_spec(decode="half")
+    data = encoded(photo(480, 640), "JPEG")
+    assert transforms.decode(data, spec=FULL).shape == transforms.decode(data).shape == (480, 640, 3)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (375, 500), (333, 500), (320, 481), (681, 1023), (961, 1281), (1301, 1201)])
+def test_reduced_is_near_full_for_every_factor(size):
+    """Stated tolerance, in 8-bit steps. Half a pixel of shift would give 2 to 3."""
+    data = encoded(photo(*size), "JPEG", quality=92)
+    small = transforms.decode(data, spec=REDUCED)
+    full = transforms.resize_short(transforms.decode(data), 256)
+    assert min(small.shape[:2]) == 256 and 0.05 < distance(small, full) < 1.6, distance(small, full)
+    # nothing is lost between the two calls: the input is the crop of what decode gave
+    height, width = small.shape[:2]
+    top, left = (height - 224) // 2, (width - 224) // 2
+    assert np.array_equal(transforms.preprocess(small, REDUCED),
+                          transforms.normalise(small[top:top + 224, left:left + 224], FULL))
+
+
+def test_reduced_is_as_near_to_pillow_as_needed():
+    """The other anchor: the usual pipeline. Full decoding lies at about 1, reduced decoding at most a step further."""
+    for seed in range(3):
+        data = encoded(photo(480, 640, seed), "JPEG", quality=92)
+        pillow = np.asarray(Image.open(io.BytesIO(data)).resize((341, 256), Image.BILINEAR))
+        assert distance(transforms.decode(data, spec=REDUCED), pillow) < 1.0 + distance(
+            transforms.resize_short(transforms.decode(data), 256), pillow)
+
+
+def test_reduced_does_not_alias():
+    checks = np.repeat((np.indices((480, 640)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
+    small = transforms.decode(encoded(checks, "JPEG", quality=100), spec=REDUCED)
+    assert distance(small, np.full_like(small, 127)) < 8  # the borders of the 8 x 8 blocks show a little
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 400), st.integers(8, 400), st.integers(8, 90), st.integers(1, 8), st.booleans())
+def test_reduced_has_the_shape_and_place_of_full(height, width, size, orientation, grey):
+    """Any size, any EXIF orientation: the same shape as full decoding and resizing, the same things at the same places."""
+    ramp = np.stack(np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height)), 2)
+    image = np.dstack([ramp, ramp.mean(2)]).astype(np.uint8)
+    image = Image.fromarray(image).convert("L") if grey else image
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(image, "JPEG", quality=95, exif=exif)
+    spec = transforms.preprocess_spec(size, size, decode="reduced")
+    full = transforms.resize_short(transforms.decode(data), size)
+    small = transforms.resize_short(transforms.decode(data, spec=spec), size)
+    assert small.shape == full.shape and small.dtype == np.uint8
+    assert distance(small, full) < 2 + 255 / min(height, width)
+
+
+def test_what_cannot_be_reduced_is_decoded_in_full():
+    image = photo(480, 640)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    files = [encoded(image, "PNG"), encoded(Image.fromarray(image).convert("CMYK"), "JPEG"),
+             encoded(image[:300], "JPEG"), encoded(image[:300], "JPEG", exif=exif), encoded(image, "WEBP")]
+    for data in files:
+        assert np.array_equal(transforms.decode(data, spec=REDUCED), transforms.decode(data))
+
+
+def test_full_decoding_is_libjpegs_as_ever():
+    """Models made before reduced decoding existed rest on these pixels."""
+    image = photo(333, 500)
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}):
+        for picture_ in (Image.fromarray(image), Image.fromarray(image).convert("L")):
+            data = encoded(picture_, "JPEG", **options)
+            want = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+            assert np.array_equal(transforms.decode(data), want)
+
+
+def test_simclr_keeps_enough_pixels_for_its_smallest_box():
+    for size, want in (((1000, 1100), (1000, 1100)), ((1301, 1802), (651, 901)), ((2500, 2001), (938, 751))):
+        image = transforms.decode(encoded(np.zeros((*size, 3), np.uint8), "JPEG"), spec=REDUCED, kind="simclr")
+        assert image.shape[:2] == want
+        if want != size:
+            boxes = [transforms._random_box(*want, transforms.item_rng(0, 0, i)) for i in range(300)]
+            assert min(min(box[2:]) for box in boxes) >= 224
+
+
+@pytest.mark.parametrize("kind", transforms.AUGMENTS)
+def test_the_same_view_from_either_decoding(kind):
+    """Same draws, same windows: views differ by the decoding only."""
+    data = encoded(photo(1220, 1300), "JPEG", quality=92)
+    for i in range(4):
+        full, reduced = (transforms.augment(transforms.decode(data, spec=spec, kind=kind), spec, kind,
+                                            transforms.item_rng(3, 1, i)) for spec in (FULL, REDUCED))
+        assert distance(full, reduced) * 255 * 0.225 < (4 if kind == "simclr" else 1.6)  # simclr: its box is rounded
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damage_inside_a_reduced_jpeg(data):
+    """Flipped bytes: a picture of the right shape, or one named line; as with full decoding."""
+    whole = bytearray(encoded(photo(100, 130), "JPEG", progressive=data.draw(st.booleans())))
+    for _ in range(data.draw(st.integers(1, 6))):
+        whole[data.draw(st.integers(2, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        image = transforms.decode(bytes(whole), "bad.jpg", transforms.preprocess_spec(32, 32, decode="reduced"))
+    except ImageError as error:
+        assert str(error).startswith("bad.jpg: ") and "\n" not in str(error)
+    else:
+        assert image.ndim == 3 and image.dtype == np.uint8
+        assert transforms.preprocess(image, transforms.preprocess_spec(32, 32)).shape == (3, 32, 32)
+
+
+def test_a_cut_or_empty_file_is_named_in_reduced_decoding_too(tmp_path):
+    whole = encoded(photo(480, 640), "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(whole[:-700])
+    with pytest.raises(ImageError, match="cut.jpg.*truncated"):
+        transforms.decode(tmp_path / "cut.jpg", spec=REDUCED)
+    with pytest.raises(ImageError, match="limit"):
+        transforms.decode(_with_size(whole, 60000, 60000), "bomb.jpg", REDUCED)
+
+
+def test_broken_exif_says_nothing():
+    image = photo(480, 640)
+    plain = transforms.decode(encoded(image, "JPEG"), spec=REDUCED)
+    for body in (b"", b"II*\0", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x09\0\0", b"\xff" * 60):
+        whole = encoded(image, "JPEG")
+        exif = b"Exif\0\0" + body
+        whole = whole[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + whole[2:]
+        assert np.array_equal(transforms.decode(whole, spec=REDUCED), plain)
+
+
+def test_read_asks_the_pictures_for_their_file_where_they_have_one():
+    data = encoded(photo(480, 640), "JPEG")
+
+    class Files:
+        def source(self, i):
+            return data[:-9 * i] if i else data, f"picture {i}"
+
+    class Arrays:
+        def read(self, i):
+            return photo(480, 640)
+
+    assert np.array_equal(transforms.read(Files(), 0, REDUCED), transforms.decode(data, spec=REDUCED))
+    assert np.array_equal(transforms.read(Files(), 0, FULL), transforms.decode(data))
+    assert transforms.read(Files(), 0, REDUCED, "simclr").shape == (480, 640, 3)
+    with pytest.raises(ImageError, match="picture 1: truncated"):
+        transforms.read(Files(), 1, REDUCED)
+    assert np.array_equal(transforms.read(Arrays(), 0, REDUCED), photo(480, 640))
 
 
 # preprocessing -----------------------------------------------------------------------------------

@@ -2,17 +2,19 @@
 
 So the number of worker processes, of ranks, and of earlier epochs never changes the data.
 """
+import functools
+
 import numpy as np
 import paddle
 
 from utils.distributed import rank, world_size
 from utils.errors import InputError
 from utils.seeding import derive
-from utils.transforms import augment, item_rng, preprocess
+from utils.transforms import centre, item_rng, normalise, read, vary
 
 
 class Items(paddle.io.Dataset):
-    """Items of a split as dicts of arrays, for paddle.io.DataLoader.
+    """Items of a split as dicts of arrays, for paddle.io.DataLoader. Images are uint8 until ``collate``.
 
     Args:
         split: utils.datasets.Split.
@@ -40,23 +42,34 @@ class Items(paddle.io.Dataset):
             if self.split.features is not None:
                 item["feature0"] = np.asarray(self.split.features[position], dtype="float32")
                 return item
-            image = self.split.images.read(position)
+            image = read(self.split.images, position, self.spec, self.kind if self.views else "none")
             if not self.views:
-                item["image0"] = preprocess(image, self.spec)
+                item["image0"] = centre(image, self.spec)
             for view in range(self.views):
                 rng = item_rng(self.seed, self.epoch, position, view)
-                item[f"image{view}"] = augment(image, self.spec, self.kind, rng)
+                item[f"image{view}"] = vary(image, self.spec, self.kind, rng)
             return item
         except InputError as error:  # a worker process would wrap it in a traceback
             return {"error": str(error)}
 
 
-def collate(items):
-    """List of item dicts -> dict of stacked arrays; a broken image becomes one InputError."""
+def collate(items, spec):
+    """List of item dicts -> dict of stacked arrays, images normalised; a broken image becomes one error.
+
+    Images uint8 [crop, crop, 3] are written as float32 right into their place in the batch [N, 3, crop, crop].
+    """
     for item in items:
         if "error" in item:  # as bytes: DataLoader hands on arrays only
             return {"error": np.frombuffer(item["error"].encode("utf-8", "replace"), dtype="uint8")}
-    return {key: np.stack([item[key] for item in items]) for key in items[0]}
+    batch = {}
+    for key in items[0]:
+        if key.startswith("image"):
+            batch[key] = np.empty((len(items), 3) + items[0][key].shape[:2], "float32")
+            for item, place in zip(items, batch[key]):
+                normalise(item[key], spec, place)
+        else:
+            batch[key] = np.stack([item[key] for item in items])
+    return batch
 
 
 def epoch_order(n, batch_size, seed, epoch, drop_last):
@@ -87,8 +100,8 @@ def load_batches(items, batches, num_workers=0):
     Raises:
         InputError: an image cannot be read; the message names it.
     """
-    loader = paddle.io.DataLoader(items, batch_sampler=_Batches(batches), collate_fn=collate,
-                                  num_workers=num_workers, return_list=True)
+    loader = paddle.io.DataLoader(items, batch_sampler=_Batches(batches), num_workers=num_workers,
+                                  collate_fn=functools.partial(collate, spec=items.spec), return_list=True)
     for batch in loader:
         if "error" in batch:
             raise InputError(batch["error"].numpy().tobytes().decode("utf-8"))
