@@ -159,7 +159,8 @@ def test_the_kaggle_folders(root, tmp_path):
 
 
 @pytest.mark.parametrize("train, val", [
-    ("/home/caozhangjie/run-czj/dataset/imagenet/image/{name}", "/home/caozhangjie/run-czj/dataset/imagenet/val_image/{name}"),
+    ("/home/caozhangjie/run-czj/dataset/imagenet/image/{name}",   # thuml/HashNet
+     "/home/caozhangjie/run-czj/dataset/imagenet/val_image/{name}"),
     ("image/{name}", "val_image/{name}"),          # DeepHash-pytorch
     ("/train/{wnid}/{name}", "/val/{name}"),       # with a leading slash
     ("../ILSVRC/train/{wnid}/{name}", "../ILSVRC/val/{wnid}/{name}")])
@@ -174,8 +175,8 @@ def test_public_lists_are_read_as_they_are(train, val, layout, root, tmp_path):
     for file, pattern, some in (("train.txt", train, names[::2]), ("database.txt", train, names),
                                 ("test.txt", val, list(queries))):
         columns = np.eye(100, dtype=int)[[PRESENT.index(wnid_of[name]) for name in some]]
-        (public / file).write_text("".join(f"{pattern.format(name=name, wnid=wnid_of[name])} {' '.join(map(str, row))}\n"
-                                           for name, row in zip(some, columns)))
+        paths = [pattern.format(name=name, wnid=wnid_of[name]) for name in some]
+        (public / file).write_text("".join(f"{path} {' '.join(map(str, row))}\n" for path, row in zip(paths, columns)))
     protocol = load_protocol("imagenet-13k", root=data, list_dir=public)
     assert protocol.database.ids == [f"train/{name[:9]}/{name}" for name in names]
     if "{wnid}" not in val:
@@ -191,7 +192,8 @@ def test_commands(root, tmp_path, run):
     arguments = ["--root", root, "--list-dir", tmp_path / "lists"]
     done = run("-m", "utils.datasets", "make", "imagenet", *arguments, ok=False)
     assert done.returncode == 2 and "106 class folders" in done.stderr and done.stderr.count("\n") == 1
-    done = run("-m", "utils.datasets", "make", "imagenet-13k", *arguments, "--num-train", 200, "--seed", 3, "--any-count")
+    done = run("-m", "utils.datasets", "make", "imagenet-13k", *arguments, "--num-train", 200, "--seed", 3,
+               "--any-count")
     record = json.loads((tmp_path / "lists" / "lists.json").read_text())
     assert all(digest in done.stdout for digest in record["sha256"].values()) and "seed 3" in done.stdout
     done = run("-m", "utils.datasets", "check", "imagenet-13k", *arguments, "--num-train", 200)
@@ -254,7 +256,7 @@ def test_the_ground_truth_needs_the_development_kit(root, tmp_path):
 
 
 FAULTS = [
-    ("csv", "LOC_val_solution.csv", lambda t: t.replace(",n0", ",x0", 1), r"csv:2: 'x0.* does not begin with a WordNet"),
+    ("csv", "LOC_val_solution.csv", lambda t: t.replace(",n0", ",x0", 1), "csv:2: 'x0.* does not begin with a Word"),
     ("csv", "LOC_val_solution.csv", lambda t: t.rsplit("ILSVRC", 1)[0], "does not tell the class of .*00000001.JPEG"),
     ("csv", "LOC_val_solution.csv", lambda t: t + "ILSVRC2012_val_00050000,{wnid} 1 2 3 4\n",
      "csv:214: .*ILSVRC2012_val_00050000.JPEG is missing"),
@@ -265,7 +267,7 @@ FAULTS = [
      lambda t: t.rsplit("\n", 2)[0] + "\n", "does not tell the class of .*00000212.JPEG"),
     ("truth and map_clsloc.txt", "ILSVRC2012_devkit_t12/data/map_clsloc.txt", lambda t: "tench\n" + t,
      "map_clsloc.txt:1: expected '<WordNet id>"),
-    ("val_list.txt", "val_list.txt", lambda t: "val/ILSVRC2012_val_00000001.JPEG 1000\n" + t, "val_list.txt:1: expected"),
+    ("val_list.txt", "val_list.txt", lambda t: "val/ILSVRC2012_val_00000001.JPEG 1000\n" + t, "list.txt:1: expected"),
     ("val_list.txt", "val_list.txt", lambda t: "ILSVRC2012_val_00000001 1\n" + t, "val_list.txt:1: expected"),
     ("val_list.txt", "synset_words.txt", None, "106 are known; put synset_words.txt"),
     ("val_list.txt", "synset_words.txt", lambda t: "tench\n" + t, "synset_words.txt:1: 'tench' does not begin"),

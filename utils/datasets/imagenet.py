@@ -1,12 +1,12 @@
 """ImageNet-100 for hashing: 100 classes of ILSVRC 2012 from an ImageNet folder (HashNet's protocol).
 
-The queries are all validation pictures of 100 classes (5,000), the database all their training pictures (about 128,000),
-and 100 of these a class train (``imagenet``: 10,000, as in the HashNet paper; ``imagenet-13k``: 130 a class, as in the
-lists that the HashNet authors and others published). HashNet's 100 classes were chosen at random: to use them, name the
-folder of their lists with ``list_dir``. Ours are another choice: the first 100 of ``permutation(1000, seed, 70)`` over
-the sorted WordNet ids. The pictures of a class that train are the first of ``permutation(n, seed, 71, WordNet number)``
-over its sorted names; training set and database are stored in the orders ``permutation(n, seed, 72 and 73)``, the
-queries by name. Both protocols have the same classes, queries and database.
+The queries are all validation pictures of 100 classes (5,000), the database is all their training pictures (about
+128,000), and 100 of these a class train (``imagenet``: 10,000, as in the HashNet paper; ``imagenet-13k``: 130 a class,
+as in the lists that the HashNet authors and others published). HashNet's 100 classes were chosen at random: to use
+them, name the folder of their lists with ``list_dir``. Ours are another choice: the first 100 of ``permutation(1000,
+seed, 70)`` over the sorted WordNet ids. The pictures of a class that train are the first of ``permutation(n, seed, 71,
+WordNet number)`` over its sorted names; training set and database are stored in the orders ``permutation(n, seed, 72
+and 73)``, the queries by name. Both protocols have the same classes, queries and database.
 
 Folder: ``train/n01440764/*.JPEG`` and ``val/``. The classes of val come from class folders in it or, where it is flat,
 from the first of these files:
@@ -115,8 +115,8 @@ def kit_classes(root, base, truth):
         return kit
     path = _find_file(root, base, "meta.mat")
     if path is None:
-        raise InputError(f"{truth} needs meta.mat (or map_clsloc.txt) of the development kit beside it: its numbers are "
-                         "not those of synset_words.txt")
+        raise InputError(f"{truth} needs meta.mat (or map_clsloc.txt) of the development kit beside it: its numbers "
+                         "are not those of synset_words.txt")
     from scipy.io import loadmat
     try:
         synsets = np.atleast_1d(loadmat(path, squeeze_me=True, variable_names=["synsets"])["synsets"])
@@ -141,8 +141,8 @@ def _read_truth(path, kit):
 def _read_val_list(path, wnids):
     """val_list.txt or val.txt -> dict picture without ending -> (WordNet id, line)."""
     if len(wnids) != ALL_CLASSES:
-        raise InputError(f"{path} counts all {ALL_CLASSES} classes by their sorted WordNet ids, and {len(wnids)} are known; "
-                         "put synset_words.txt or LOC_synset_mapping.txt beside it")
+        raise InputError(f"{path} counts all {ALL_CLASSES} classes by their sorted WordNet ids, and {len(wnids)} are "
+                         "known; put synset_words.txt or LOC_synset_mapping.txt beside it")
     found = {}
     for number, line in enumerate(lists.read_lines(path), 1):
         words = line.split()
@@ -219,8 +219,9 @@ def make_lists(root, list_dir=None, seed=0, train=None, any_count=False, protoco
     base = made.find_folder(root, _PLACES, "train", _WHAT)
     known = _class_folders(os.path.join(base, "train"))
     if len(known) != ALL_CLASSES and not any_count or len(known) < CLASSES:
-        raise InputError(f"{os.path.join(base, 'train')} has {len(known)} class folders (n01440764, ...), ILSVRC 2012 has "
-                         f"{ALL_CLASSES}; the choice of {CLASSES} depends on them (--any-count accepts {CLASSES} or more)")
+        raise InputError(f"{os.path.join(base, 'train')} has {len(known)} class folders (n01440764, ...), ILSVRC 2012 "
+                         f"has {ALL_CLASSES}; the choice of {CLASSES} depends on them (--any-count accepts {CLASSES} "
+                         "or more)")
     wnids = sorted(known[i] for i in permutation(len(known), seed, 70)[:CLASSES])
     names = class_names(root, base)
     queries = validation_pictures(root, base, wnids, set(names) if len(names) == ALL_CLASSES else set(known))
@@ -275,8 +276,8 @@ def _spec(name):
 
     def load(root, seed, list_dir, sizes, on_fault):
         root = need_folder(root, _WHAT)
-        base = next((os.path.join(root, place) for place in _PLACES if os.path.isdir(os.path.join(root, place, "train"))),
-                    root)
+        places = [os.path.normpath(os.path.join(root, place)) for place in _PLACES]
+        base = next((place for place in places if os.path.isdir(os.path.join(place, "train"))), root)
         protocol = made.load(name, base, list_dir or DEFAULT_LISTS[name], seed, sizes, TOPK, on_fault)
         for split in protocol.splits:
             _resolve(split, base)

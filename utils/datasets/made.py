@@ -105,8 +105,8 @@ def load(protocol, root, list_dir, seed, sizes, topk, on_fault):
     loaded = lists.load_lists(protocol, root, list_dir, seed, topk, on_fault)
     for split, size in ((loaded.query, sizes.get("num_query")), (loaded.train, sizes.get("num_train"))):
         if size is not None and len(split) != size:
-            raise InputError(f"{split.list_file} holds {len(split)} items, not {size}; the sizes are set when the lists "
-                             f"are made (python -m utils.datasets make {protocol})")
+            raise InputError(f"{split.list_file} holds {len(split)} items, not {size}; the sizes are set when the "
+                             f"lists are made (python -m utils.datasets make {protocol})")
     return loaded
 
 

@@ -63,8 +63,8 @@ def picture_numbers(folder, any_count):
     if numbers != list(range(1, IMAGES + 1)) and not any_count:
         lost = sorted(set(range(1, IMAGES + 1)) - set(numbers))
         which = f"im{lost[0]}.jpg is missing" if lost else f"im{numbers[-1]}.jpg is none of them"
-        raise InputError(f"{folder} holds {len(numbers)} pictures, but MIRFLICKR has im1.jpg to im{IMAGES}.jpg ({which}); "
-                         "unpack mirflickr25k.zip again (--any-count accepts them)")
+        raise InputError(f"{folder} holds {len(numbers)} pictures, but MIRFLICKR has im1.jpg to im{IMAGES}.jpg "
+                         f"({which}); unpack mirflickr25k.zip again (--any-count accepts them)")
     return numbers
 
 
@@ -135,7 +135,7 @@ def common_tags(tags, min_pictures=MIN_PICTURES):
 
 # making ----------------------------------------------------------------------------------------------------------
 def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=False):
-    """The lists of ``mirflickr``: train.txt, query.txt, database.txt, classes.txt, lists.json (seed, counts, SHA-256).
+    """Lists of ``mirflickr``: train.txt, query.txt, database.txt, classes.txt, lists.json (seed, counts, SHA-256).
 
     Args:
         root: folder with mirflickr/ (or mirflickr25k/) and mirflickr25k_annotations_v080/.
@@ -152,7 +152,8 @@ def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=
     numbers = picture_numbers(picture_folder(root), any_count)
     labels = read_annotations(root, names, numbers)
     if query + train >= len(numbers):
-        raise InputError(f"{query} queries and {train} training pictures leave no database of the {len(numbers)} pictures")
+        raise InputError(f"{query} queries and {train} training pictures leave no database of the {len(numbers)} "
+                         "pictures")
     order = permutation(len(numbers), seed, 61)
     rows = {"query": order[:query], "train": order[query:query + train], "database": order[query + train:]}
     bare = {split: int((~labels[some].any(1)).sum()) for split, some in rows.items()}
@@ -162,7 +163,7 @@ def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=
 
 
 def make_crossmodal(root, list_dir=None, seed=0, query=CROSSMODAL_QUERY, train=CROSSMODAL_TRAIN, any_count=False):
-    """The lists of ``mirflickr_crossmodal``, as ``make_lists``, with texts.jsonl and tags.txt (columns of the features).
+    """Lists of ``mirflickr_crossmodal``, as ``make_lists``, with texts.jsonl and tags.txt (columns of the features).
 
     Raises:
         InputError: as ``make_lists``; counts of items or tags that differ from 20,015 and 1,386.
@@ -214,7 +215,8 @@ def _make_crossmodal(root, seed, list_dir, sizes, any_count=False):
 # loading ---------------------------------------------------------------------------------------------------------
 def load(root, seed, list_dir, sizes, on_fault):
     """Protocol from the lists of ``make`` or, by ``list_dir``, of public code."""
-    return made.load("mirflickr", picture_folder(root), list_dir or DEFAULT_LISTS["mirflickr"], seed, sizes, 0, on_fault)
+    list_dir = list_dir or DEFAULT_LISTS["mirflickr"]
+    return made.load("mirflickr", picture_folder(root), list_dir, seed, sizes, 0, on_fault)
 
 
 def load_crossmodal(root, seed, list_dir, sizes, on_fault):

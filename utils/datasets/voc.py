@@ -32,7 +32,7 @@ LARGEST = 1 << 20  # bytes of an annotation; the official ones have a few kB
 _PLACES = (os.path.join("VOCdevkit", "VOC2012"), "VOC2012", "")
 _TRAINVAL = os.path.join("ImageSets", "Main", "trainval.txt")
 _WHAT = "VOCdevkit/VOC2012 (unpack VOCtrainval_11-May-2012.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2012/)"
-_SOURCE = "images by Flickr's terms, for research; http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (training/validation)"
+_SOURCE = "images by Flickr's terms, for research; http://host.robots.ox.ac.uk/pascal/VOC/voc2012/ (trainval)"
 
 
 def read_annotation(path):
