@@ -31,7 +31,7 @@ train_model_name:best.safetensors
 --config:{recipe}
 trainer:{trainer}
 {train}
-##
+{single}
 ===========================eval_params===========================
 eval:{evaluation}
 ##
@@ -77,12 +77,12 @@ PTQ = """\
 # file: (text, what differs from the base chain's values)
 CHAINS = {
     "train_infer_python": (TRAIN + INFER + BENCHMARK, {}),
-    # two ranks on this machine; two nodes of one rank each
+    # two ranks on this machine; two nodes of one rank each; one rank, whose losses must be theirs
     "train_linux_gpu_fleet_normal_infer_python": (
         TRAIN + INFER, {"setups": "0,1|127.0.0.1,127.0.0.1;0", "train": "norm_train:main_multi_gpu.py {task}",
-                        "evaluation": "main_multi_gpu.py --eval"}),
+                        "single": "single_train:main_single_gpu.py {task}", "evaluation": "main_multi_gpu.py --eval"}),
     "train_amp_infer_python": (
-        TRAIN + INFER, {"trainer": "amp_bf16|amp_fp16", "train": "amp_train:main_single_gpu.py {task} --amp"}),
+        TRAIN + INFER, {"trainer": "amp_bf16|amp_fp16", "train": "amp_train:main_single_gpu.py {task}"}),
     "paddle2onnx_infer_python": (TRAIN + ONNX, {}),
     "ptq_infer_python": (TRAIN + PTQ, {}),
 }
@@ -124,10 +124,11 @@ def config(chain, method, bit):
         "name": f"{method}_{bit}", "method": method, "bit": bit, "setups": "0", "devices": "True|False",
         "epoch": by_mode(2), "batch": by_mode(16), "data": by_mode("data/shapes/tipc/lite", "data/shapes/tipc/whole"),
         "recipe": by_mode(f"test_tipc/configs/lite/{method}.yaml"), "trainer": "norm_train",
-        "train": "norm_train:main_single_gpu.py {task}", "evaluation": "main_single_gpu.py --eval",
+        "train": "norm_train:main_single_gpu.py {task}", "single": "##", "evaluation": "main_single_gpu.py --eval",
         "image": f"lite_train_lite_infer={query.format('lite')}|lite_train_whole_infer={query.format('whole')}|"
                  f"whole_train_whole_infer={query.format('whole')}|whole_infer={query.format('whole')}", **different}
-    values["train"] = values["train"].format(task=f"--method {method} --bit {bit} --dataset shapes")
+    for key in ("train", "single"):
+        values[key] = values[key].format(task=f"--method {method} --bit {bit} --dataset shapes")
     return text.format(**values)
 
 

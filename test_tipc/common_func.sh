@@ -7,7 +7,7 @@
 #   read_arguments "$@"        # CONFIG MODE -> mode, lines, model_name, python, chain, out, log
 #   parse_train_lines          # lines 1 to 24 of a config that trains or exports
 #   start_output               # an empty $out
-#   train_and_eval             # steps train and eval; sets checkpoint, to nothing if training failed
+#   train_and_eval             # steps train and eval; sets checkpoint, to nothing if there is none
 #   export_checkpoint && run_step STEP LOG EVIDENCE COMMAND...      # step export: $out/inference
 #   finish                     # exit 0 passed, 1 a step failed, 3 the chain cannot run here (skip_chain)
 #
@@ -116,13 +116,19 @@ read_arguments() {
     command -v "$python" >/dev/null || fail "no $python; run sh scripts/setup.sh first or set PYTHON"
     "$python" -c 'import importlib.util, sys; sys.exit(not importlib.util.find_spec("paddle"))' ||
         fail "$python has no Paddle; run sh scripts/setup.sh first or set PYTHON"
+    limit=()
     case $mode in
-        # small work, and sums of floats in the same order on every machine
-        lite_*) export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" ;;
+        lite_*)
+            # small work, and sums of floats in the same order on every machine
+            export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+            # a step that hangs fails; --foreground leaves it in our process group, where an interrupt reaches it
+            timeout --foreground 1 true 2>/dev/null && limit=(timeout --foreground -k 20 "${TIPC_TIMEOUT:-1800}")
+            ;;
     esac
 }
 
-# The conventional places of the conventional keys (line numbers from 0).
+# The conventional places of the conventional keys (line numbers from 0). parameters become the words of training that
+# have a value in this mode.
 # shellcheck disable=SC2034
 parse_train_lines() {
     if [ "${#lines[@]}" -lt 24 ] || [ "$(func_parser_key "${lines[12]}")" != trainer ]; then
@@ -132,18 +138,24 @@ parse_train_lines() {
     train_device_key=$(func_parser_key "${lines[4]}")
     IFS='|' read -ra train_devices <<<"$(func_parser_value "${lines[4]}")"
     train_name=$(func_parser_value "${lines[9]}")
-    trainer=$(func_parser_value "${lines[12]}")
+    IFS='|' read -ra trainers <<<"$(func_parser_value "${lines[12]}")"
+    trainer=${trainers[0]}
     read -ra train_command <<<"$(func_parser_value "${lines[13]}")"
+    read -ra single_command <<<"$(func_parser_value "${lines[14]}")" # the fleet chain's run to compare with
     read -ra eval_command <<<"$(func_parser_value "${lines[16]}")"
     save_model_key=$(func_parser_key "${lines[19]}")
     checkpoint_key=$(func_parser_key "${lines[20]}")
     read -ra norm_export <<<"$(func_parser_value "${lines[21]}")"
     read -ra infer_export <<<"$(func_parser_value "${lines[22]}")"
+    read -ra parameters <<<"$(train_parameters | tr '\n' ' ')"
+    batch=$(func_parser_params "${lines[7]}" "$mode")
 }
 
 failed=0       # 1 once a step has failed
 chain_skipped= # the reason why the chain cannot run here
 checkpoint=
+launcher=() # what stands before the program, if not the interpreter alone
+tag=        # ending of the names of steps, logs and folders, where a chain trains in several ways
 
 start_output() {
     rm -rf "$out"
@@ -175,18 +187,37 @@ record() {
     printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "${4:--}" >>"$out/steps.tsv"
 }
 
-# run_step STEP LOG EVIDENCE COMMAND...: EVIDENCE is `file PATH` or `line TEXT`, what a step that worked has left.
+# lacks EVIDENCE LOG: what a step that worked would have left, and this one has not; nothing if all is there. EVIDENCE is
+# `file PATH` or `line TEXT` (of the step's log), or several of them in lines of their own.
+lacks() {
+    local evidence
+    while IFS= read -r evidence; do
+        case $evidence in
+            file\ *) [ -s "${evidence#file }" ] || echo "$evidence is missing" ;;
+            line\ *) grep -qF -- "${evidence#line }" "$2" || echo "$evidence is missing" ;;
+        esac
+    done <<<"$1"
+    grep -Eio '(loss|mAP[^ ]*):? -?(nan|inf)([ ,]|$)' "$2" | head -n 1 | tr -d ','
+}
+
+# run_step STEP LOG EVIDENCE COMMAND...: status 77 of the command means that it cannot be done here, for the reason in its
+# last line; that is no failure and no pass.
 run_step() {
-    local step=$1 step_log=$2 evidence=$3 status seconds=$SECONDS
+    local step=$1 step_log=$2 evidence=$3 status seconds=$SECONDS missing
     shift 3
-    "$@" >"$step_log" 2>&1
+    ${limit[@]+"${limit[@]}"} "$@" >"$step_log" 2>&1
     status=$?
     if [ $status -eq 0 ]; then
-        case $evidence in
-            file\ *) [ -s "${evidence#file }" ] || status=1 ;;
-            line\ *) grep -qF -- "${evidence#line }" "$step_log" || status=1 ;;
-        esac
-        [ $status -eq 0 ] || echo "error: $evidence is missing although the command ended with status 0" >>"$step_log"
+        missing=$(lacks "$evidence" "$step_log")
+        if [ -n "$missing" ]; then
+            status=1
+            echo "error: $missing, although the command ended with status 0" >>"$step_log"
+        fi
+    elif [ $status -eq 77 ]; then
+        skip_step "$step" "$(tail -n 1 "$step_log" | sed 's/^skipped: //' | tr '\t' ' ')" "$@"
+        return 77
+    elif [ $status -eq 124 ] && [ ${#limit[@]} -gt 0 ]; then
+        echo "error: ended after TIPC_TIMEOUT=${TIPC_TIMEOUT:-1800} seconds" >>"$step_log"
     fi
     status_check $status "$*" "$log"
     seconds=$((SECONDS - seconds))
@@ -242,23 +273,23 @@ choose_device() {
     fail "$model_name: line 5 allows no device that this machine has"
 }
 
-# train_and_eval: the steps train and eval; sets checkpoint, to nothing if training failed.
+# train_and_eval [FLAG...]: the steps train and eval; sets checkpoint, to nothing if training failed. `launcher` stands
+# before the program, FLAGs after it.
 train_and_eval() {
-    local device save parameters
-    choose_device
-    save=$out/${trainer}_cpu
-    [ "$device" = True ] && save=$out/${trainer}_gpus_${setups[0]}
+    local save step_log=$out/train$tag.log launch=("$python")
+    [ ${#launcher[@]} -eq 0 ] || launch=("${launcher[@]}")
+    [ -n "${device:-}" ] || choose_device
+    save=$out/${trainer}_cpu$tag
+    [ "$device" = True ] && save=$out/${trainer}_gpus$tag
     checkpoint=$save/$train_name
-    read -ra parameters <<<"$(train_parameters | tr '\n' ' ')"
-    run_step train "$out/train.log" "file $checkpoint" \
-        "$python" "${train_command[@]}" "${parameters[@]}" --output-dir "$save" "$train_device_key" "$device" || {
+    run_step "train$tag" "$step_log" "file $checkpoint"$'\n'"line images/sec" \
+        "${launch[@]}" "${train_command[@]}" "${parameters[@]}" "$@" --output-dir "$save" "$train_device_key" "$device" || {
         checkpoint=
         return 1
     }
-    grep -q 'avg_ips: .* images/sec' "$out/train.log" || echo "note: $out/train.log has no avg_ips line" | tee -a "$log"
     if [ "${eval_command[0]}" != null ]; then
-        run_step eval "$out/eval.log" "file $save/eval/result.json" \
-            "$python" "${eval_command[@]}" "$checkpoint_key" "$checkpoint" --output-dir "$save/eval" \
+        run_step "eval$tag" "$out/eval$tag.log" "file $save/eval/result.json" \
+            "${launch[@]}" "${eval_command[@]}" "$@" "$checkpoint_key" "$checkpoint" --output-dir "$save/eval" \
             "$train_device_key" "$device"
     fi
 }
@@ -284,11 +315,11 @@ export_checkpoint() {
     local command=("${norm_export[@]}")
     [ "$mode" != whole_infer ] || command=("${infer_export[@]}")
     if [ -z "$checkpoint" ]; then
-        record export "not run: no checkpoint" 0
+        record "export$tag" "not run: no checkpoint" 0
         return 1
     fi
-    run_step export "$out/export.log" "file $out/inference/inference.yml" \
-        "$python" "${command[@]}" "$checkpoint_key" "$checkpoint" "$save_model_key" "$out/inference" && return
-    record infer "not run: no inference model" 0
+    run_step "export$tag" "$out/export$tag.log" "file $out/inference$tag/inference.yml" \
+        "$python" "${command[@]}" "$checkpoint_key" "$checkpoint" "$save_model_key" "$out/inference$tag" && return
+    record "infer$tag" "not run: no inference model" 0
     return 1
 }

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make the data that a mode needs: the embedded shapes set, small or whole. No network.
+# Make the data that a mode needs, the embedded shapes set, small or whole, and look at every picture of it. No network.
 #
 #   bash test_tipc/prepare.sh test_tipc/configs/hashnet_16/train_infer_python.txt lite_train_lite_infer
 #
@@ -11,7 +11,7 @@ read_arguments "$@"
 
 # link_set NAME [SIZE FLAGS]: generate a shapes set (nothing happens where it exists) and link it as NAME.
 link_set() {
-    local name=$1 folder target
+    local name=$1 folder target faults
     shift
     folder=$("$python" -m utils.datasets make shapes --data-path data/shapes "$@") ||
         fail "the $name shapes set could not be made"
@@ -23,11 +23,15 @@ link_set() {
         rm -rf "data/shapes/tipc/${name:?}"
         ln -s "$target" "data/shapes/tipc/$name" || fail "cannot link data/shapes/tipc/$name"
     fi
+    faults=$("$python" -m utils.datasets check shapes --data-path "data/shapes/tipc/$name" --fast "$@") || {
+        echo "$faults" >&2
+        fail "the $name shapes set is damaged; remove $folder and it is made anew"
+    }
     echo "data/shapes/tipc/$name -> $folder"
 }
 
 case $mode in
-    lite_*) link_set lite --num-train 64 --num-query 16 --num-database 160 ;;
+    lite_* | benchmark_train) link_set lite --num-train 64 --num-query 16 --num-database 160 ;;
 esac
 case $mode in
     *whole_infer) link_set whole ;;

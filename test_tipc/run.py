@@ -221,11 +221,15 @@ def read_steps(path):
 
 
 def table(tasks):
-    """The summary as text."""
-    rows = [COLUMNS]
+    """The summary as text: a row for each step and one for the whole, then why steps did not run or what ended them."""
+    rows, why = [COLUMNS], {}
     for task in tasks:
         head = (task["paddle"], task["config"], task["chain"], task["mode"])
-        rows += [(*head, step, status, str(seconds), score, "") for step, status, seconds, score in task["steps"]]
+        for step, status, seconds, score in task["steps"]:
+            state, _, reason = status.partition(": ")
+            rows.append((*head, step, state, str(seconds), score, ""))
+            if reason:
+                why.setdefault(status, []).append(f"{task['config']}/{task['chain']} {step}")
         rows.append((*head, "all", "", str(task["seconds"]), last_map(task), task["verdict"]))
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS))]
     right = {COLUMNS.index("seconds"), COLUMNS.index("mAP")}
@@ -234,6 +238,8 @@ def table(tasks):
         cells = [cell.rjust(width) if i in right else cell.ljust(width)
                  for i, (cell, width) in enumerate(zip(row, widths))]
         lines.append("  ".join(cells).rstrip())
+    lines += [f"{status} ({steps[0]}" + (f" and {len(steps) - 1} more)" if len(steps) > 1 else ")")
+              for status, steps in why.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -291,8 +297,8 @@ def load_summary(path):
 
 def line_of(task):
     """What is printed when a task has ended."""
-    skipped = sorted({step[1] for step in task["steps"] if step[1].startswith("skipped")})
-    why = f" ({'; '.join(skipped)})" if task["verdict"] == "skipped" else ""
+    skipped = [step[1] for step in task["steps"] if step[1].startswith("skipped: ")]
+    why = f": {skipped[-1][len('skipped: '):]}" if task["verdict"] == "skipped" and skipped else ""
     return f"{task['verdict']}{why}, {task['seconds']} s, mAP {last_map(task)}"
 
 

@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Train, evaluate, export, infer and compare as a config says. Ends with a non-zero status if any step failed.
+# The chains base, fleet and amp: train, evaluate, export, infer and compare as a config says. Ends with a non-zero status
+# if any step failed.
 #
 #   bash test_tipc/test_train_inference_python.sh test_tipc/configs/hashnet_16/train_infer_python.txt MODE
 #
 # Logs: test_tipc/output/<model>/<mode>/results_python.log (one line a step), one log per step, and steps.tsv
-# (step, status, seconds, mAP) for scripts/tipc.sh.
+# (step, status, seconds, mAP) for scripts/tipc.sh; test_tipc/output/<model>/<chain>/<mode>/ for fleet and amp.
 #
 # Environment:
 #   TIPC_CHECKPOINT   whole_infer: the checkpoint to export; default: the newest that a train mode of this config left
 #   TIPC_TRAIN_ARGS   whole_train_whole_infer: more flags for training, such as
 #                     "--dataset cifar10-1 --data-path DIR --backbone-weights FILE"
+#   TIPC_TIMEOUT      lite modes: seconds after which a step has failed (1800)
 set -u
 # shellcheck source=test_tipc/common_func.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
@@ -25,21 +27,25 @@ IFS='|' read -ra batch_sizes <<<"$(func_parser_value "${lines[27]}")"
 model_dir_key=$(func_parser_key "${lines[28]}")
 save_path_key=$(func_parser_key "${lines[30]}")
 
-# compare STEP LOG: Paddle Inference against the evaluation, where both saw the same data.
+# compare DEVICE BATCH LOG: Paddle Inference against the evaluation, where both saw the same data; the lite run of the
+# base chain against the stored results too.
 compare() {
-    local evaluation
+    local evaluation command
     evaluation=$(dirname "$checkpoint")/eval/result.json
     case $mode in
-        lite_train_lite_infer | whole_train_whole_infer)
-            [ ! -f "$evaluation" ] ||
-                run_step "compare_${1#infer_}" "$out/compare_${1#infer_}.log" "line tolerance" \
-                    "$python" test_tipc/compare_results.py --eval_file "$evaluation" --log_file "$2"
-            ;;
+        lite_train_lite_infer | whole_train_whole_infer) [ -f "$evaluation" ] || return ;;
+        *) return ;;
     esac
+    command=("$python" test_tipc/compare_results.py --eval_file "$evaluation" --log_file "$3"
+        --codes "$out/codes_$1_batchsize_$2$tag")
+    if [ "$chain" = base ] && [ "$mode" = lite_train_lite_infer ]; then
+        command+=(--train_log "$out/train.log" --gt_file "test_tipc/results/{paddle}/${model_name}_$mode.json")
+    fi
+    run_step "compare_$1$tag" "$out/compare_$1$tag.log" "line verdict: same" "${command[@]}"
 }
 
 infer() { # MODEL_DIR
-    local device name batch command extra=()
+    local device name batch command infer_log extra=()
     local image_key image
     image_key=$(func_parser_key "${lines[29]}")
     image=$(func_parser_params "${lines[29]}" "$mode")
@@ -55,24 +61,101 @@ infer() { # MODEL_DIR
         [ "$device" = True ] && name=gpu
         for batch in "${batch_sizes[@]}"; do
             command=("$python" "${infer_command[@]}" "$infer_device_key" "$device" "$batch_key" "$batch"
-                "$model_dir_key" "$1" "$save_path_key" "$out/codes_${name}_batchsize_$batch" ${extra[@]+"${extra[@]}"})
+                "$model_dir_key" "$1" "$save_path_key" "$out/codes_${name}_batchsize_$batch$tag"
+                ${extra[@]+"${extra[@]}"})
+            infer_log=$out/python_infer_${name}_batchsize_$batch$tag.log
             if [ "$device" = True ] && ! has_gpu; then
-                skip_step "infer_$name" "no GPU" "${command[@]}"
+                skip_step "infer_$name$tag" "no GPU" "${command[@]}"
             else
-                run_step "infer_$name" "$out/python_infer_${name}_batchsize_$batch.log" "line Hamm_min" "${command[@]}" &&
-                    compare "infer_$name" "$out/python_infer_${name}_batchsize_$batch.log"
+                run_step "infer_$name$tag" "$infer_log" "line Hamm_min" "${command[@]}" &&
+                    compare "$name" "$batch" "$infer_log"
             fi
         done
     done
 }
 
+export_and_infer() {
+    if export_checkpoint; then
+        infer "$out/inference$tag"
+    fi
+}
+
+# cannot_amp FORMAT: why training cannot use this format of numbers here; nothing if it can.
+cannot_amp() {
+    "$python" -c 'import sys
+from utils import amp, errors
+try:
+    amp.check(sys.argv[1])
+except errors.InputError as error:
+    print(error)' "$1" 2>/dev/null | tail -n 1
+}
+
+# The chain amp: one run for each format of numbers (line 13: `amp_bf16|amp_fp16`).
+train_formats() {
+    local why=
+    choose_device
+    for trainer in "${trainers[@]}"; do
+        tag=_${trainer#amp_}
+        why=$(cannot_amp "${trainer#amp_}")
+        if [ -n "$why" ]; then
+            skip_step "train$tag" "$why" "$python" "${train_command[@]}" "${trainer#amp_}"
+        else
+            train_and_eval --amp "${trainer#amp_}"
+            export_and_infer
+        fi
+    done
+    grep -q '^train.*passed' "$out/steps.tsv" || chain_skipped=$why
+}
+
+# The chain fleet: several ranks (line 4: `0,1`) and several nodes (`ADDRESS,ADDRESS;0`).
+train_ranks() {
+    local setup addresses
+    choose_device
+    for setup in "${setups[@]}"; do
+        IFS=, read -ra addresses <<<"${setup%%;*}" # or numbers of ranks
+        case $setup in
+            *\;*)
+                tag=_${#addresses[@]}nodes
+                if tr ',' '\n' <<<"${setup%%;*}" | grep -qv '^127\.'; then
+                    skip_step "train$tag" "these are other machines: start paddle.distributed.launch on each" \
+                        "$python" "${train_command[@]}"
+                    continue
+                fi
+                launcher=("$python" test_tipc/run_nodes.py --nodes "${#addresses[@]}" --log-dir "$out/nodes" --)
+                train_and_eval
+                ;;
+            *)
+                tag=_${#addresses[@]}ranks
+                launcher=()
+                train_and_eval --nprocs "${#addresses[@]}"
+                ;;
+        esac
+        [ -z "$checkpoint" ] || compare_train "${#addresses[@]}"
+        export_and_infer
+    done
+}
+
+# compare_train RANKS: the losses are those of one rank with the batches of all (lite modes; the others take too long).
+compare_train() {
+    local single=$out/${trainer}_1rank_of_$1
+    case $mode in lite_*) ;; *) return ;; esac
+    [ -d "$single" ] || run_step "train_1rank" "$out/train_1rank.log" "file $single/result.json" \
+        "$python" "${single_command[@]}" "${parameters[@]}" --batch-size $((batch * $1)) --output-dir "$single" \
+        "$train_device_key" "$device" || return
+    run_step "compare_train$tag" "$out/compare_train$tag.log" "line verdict: same" \
+        "$python" test_tipc/compare_losses.py --run "$(dirname "$checkpoint")" --reference "$single"
+}
+
 start_output
 if [ "$mode" = whole_infer ]; then
     find_checkpoint
+    export_and_infer
+elif [ "$chain" = amp ]; then
+    train_formats
+elif [ "$chain" = fleet ]; then
+    train_ranks
 else
     train_and_eval
-fi
-if export_checkpoint; then
-    infer "$out/inference"
+    export_and_infer
 fi
 finish

@@ -1,58 +1,91 @@
-"""TIPC: committed configs, faults that must be seen, and (slow) a real run. Most runs use a stand-in for Python."""
+"""TIPC: committed configs, faults that must be seen, and (slow) real runs. Most runs use a stand-in for Python."""
+import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
+import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from test_tipc import run as runner
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CONFIG = "test_tipc/configs/hashnet_16/train_infer_python.txt"
+FLEET = "test_tipc/configs/hashnet_16/train_linux_gpu_fleet_normal_infer_python.txt"
+AMP = "test_tipc/configs/hashnet_16/train_amp_infer_python.txt"
 LITE = "lite_train_lite_infer"
 
-# What the steps leave behind, without their work. FAULT names a step that fails, EMPTY one that ends well but leaves
-# nothing, MAP the figure of Paddle Inference.
+# What the steps leave behind, without their work. Each of these variables names steps: FAULT those that fail, EMPTY that end
+# well but leave nothing, NAN that print one, SKIP that say they cannot, SLEEP that hang. ONLY: words that the command must
+# have for any of it. SINGLE_LOSS: the loss of one rank. CANNOT: why there is no amp. VERSION: of Paddle.
 STAND_IN = """
-import os, sys
+import json, os, sys, time
 arguments = sys.argv[1:]
 def value(flag):
-    return arguments[arguments.index(flag) + 1]
+    return arguments[len(arguments) - 1 - arguments[::-1].index(flag) + 1]
 def leave(path, text):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     open(path, "w").write(text)
 if arguments[0] == "-c":
-    print("paddle 9.8.7")
+    if "amp.check" in arguments[1]:
+        sys.exit(print(os.environ.get("CANNOT", "")))
+    print("paddle", os.environ.get("VERSION", "9.8.7"))
     sys.exit("paddlepaddle-gpu" in arguments[1])
-if arguments[0].endswith(("compare_results.py", "run.py")):
+if arguments[0].endswith(("run.py", "compare_losses.py", "analysis.py")):
     os.execv(sys.executable, [sys.executable, *arguments])
-step = {"-m": "prepare", "main_single_gpu.py": "train", "export_model.py": "export"}.get(arguments[0], "infer")
-step = "eval" if "--eval" in arguments else step
-if step in os.environ.get("FAULT", "").split():
+ranks = "--nprocs" in arguments
+if arguments[0].endswith("run_nodes.py"):
+    ranks, arguments = True, arguments[arguments.index("--") + 1:]
+step = {"main_single_gpu.py": "train", "main_multi_gpu.py": "train", "export_model.py": "export",
+        "test_tipc/compare_results.py": "compare"}.get(arguments[0], "infer")
+step = arguments[2] if arguments[0] == "-m" else "eval" if "--eval" in arguments else step
+def told(name):
+    return step in os.environ.get(name, "").split() and os.environ.get("ONLY", "") in " ".join(arguments)
+if told("FAULT"):
     sys.exit(f"error: {step} broke")
-if step == os.environ.get("EMPTY"):
+if told("EMPTY"):
     sys.exit()
-if step == "prepare":
+if told("SKIP"):
+    print("skipped: no stored things")
+    sys.exit(77)
+if told("SLEEP"):
+    open("sleeping", "w").write(str(os.getpid()))
+    time.sleep(60)
+if step == "make":
     leave("data/shapes/v1/train.txt", "a.jpg 1")
     print("shapes: data/shapes/v1")
 elif step == "train":
     leave(value("--output-dir") + "/best.safetensors", "weights")
-    print("avg_ips: 9.0 images/sec", *arguments)
+    loss = 0.5 if ranks else float(os.environ.get("SINGLE_LOSS", 0.5))
+    leave(value("--output-dir") + "/result.json", json.dumps({"training": {"history": [{"epoch": 2, "loss": loss}]}}))
+    for cost in (4.0, 2.0, 0.5, 0.5):
+        print(f"epoch: [1/2], loss: {'nan' if told('NAN') else 0.5}, image: 0.1, avg_reader_cost: 0.1 sec,"
+              f" avg_batch_cost: {cost} sec, avg_ips: 9.0 images/sec")
+    print(*arguments)
 elif step == "eval":
-    leave(value("--output-dir") + "/result.json", '{"metrics": {"I->I": {"mAP": 0.5}}}')
+    leave(value("--output-dir") + "/result.json", "{}")
+    print("query: I->I mAP@all nan" if told("NAN") else "query: I->I mAP@all 0.5")
 elif step == "export":
     leave(value("--save-inference-dir") + "/inference.yml", value("--pretrained"))
-else:
-    print("----- Predicted Hamm_min: 0\\n----- mAP@all: " + os.environ.get("MAP", "0.500000"), *arguments)
+elif step == "infer":
+    print("----- Predicted Hamm_min: 0\\n----- mAP@all: 0.500000", *arguments)
+elif step == "compare":
+    print(*arguments)
+    print("verdict: same")
 """
 
 
 @pytest.fixture
 def repo(tmp_path):
-    """A copy of the scripts and configs with a stand-in for Python."""
+    """A copy of the scripts and of HashNet's configs with a stand-in for Python."""
     folder = tmp_path / "repo"
     for name in ("scripts", "test_tipc"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("output", "__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns(
+            "output", "results", "__pycache__", "dhn_*", "djsrh_*", "nsh_*", "wch_*"))
     (folder / "stand_in.py").write_text(STAND_IN, encoding="utf-8")
     python = folder / "python"
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{folder}/stand_in.py" "$@"\n', encoding="utf-8")
@@ -64,12 +97,16 @@ def repo(tmp_path):
     return folder
 
 
+def variables(repo, **env):
+    """The environment of a command in the copy."""
+    return {**os.environ, "VENV": "/nowhere", "PYTHON": str(repo / "python"), "PATH": f"{repo}/bin:{os.environ['PATH']}",
+            **{key: str(value) for key, value in env.items()}}
+
+
 def call(repo, *command, ok=True, **env):
     """Run a command in the copy; the exit status must be as told."""
     done = subprocess.run([str(word) for word in command], cwd=repo, text=True, timeout=120, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE,
-                          env={**os.environ, "VENV": "/nowhere", "PYTHON": str(repo / "python"),
-                               "PATH": f"{repo}/bin:{os.environ['PATH']}", **env})
+                          stderr=subprocess.PIPE, env=variables(repo, **env))
     assert (done.returncode == 0) == ok, done.stdout + done.stderr
     return done
 
@@ -79,9 +116,9 @@ def chain(repo, mode=LITE, config=CONFIG, **options):
     return call(repo, "bash", "test_tipc/test_train_inference_python.sh", config, mode, **options)
 
 
-def steps(repo, mode=LITE, model="hashnet_16"):
-    """dict step -> status of the last run."""
-    rows = (repo / "test_tipc" / "output" / model / mode / "steps.tsv").read_text().splitlines()
+def steps(repo, *inside):
+    """dict step -> status of the last run of hashnet_16."""
+    rows = repo.joinpath("test_tipc", "output", "hashnet_16", *(inside or [LITE]), "steps.tsv").read_text().splitlines()
     return {row.split("\t")[0]: row.split("\t")[1] for row in rows}
 
 
@@ -154,23 +191,153 @@ def test_all_steps_pass_and_gpu_steps_are_skipped_aloud(repo):
 @pytest.mark.parametrize("broken, after", [("train", {"export": "not run: no checkpoint"}),
                                            ("eval", {"export": "passed", "infer_cpu": "passed"}),
                                            ("export", {"infer": "not run: no inference model"}),
-                                           ("infer", {"export": "passed"})])
+                                           ("infer", {"export": "passed"}), ("compare", {"infer_cpu": "passed"})])
 @pytest.mark.parametrize("how", ["FAULT", "EMPTY"])
 def test_a_broken_step_fails_the_run(repo, broken, after, how):
     done = chain(repo, ok=False, **{how: broken})
     found = steps(repo)
-    name = "infer_cpu" if broken == "infer" else broken
+    name = {"infer": "infer_cpu", "compare": "compare_cpu"}.get(broken, broken)
     assert found[name] == "failed" and "Run failed with command - " in done.stdout
     assert {**found, **after} == found
     assert ("broke" if how == "FAULT" else "is missing") in done.stdout
 
 
-def test_another_map_from_inference_fails_the_run(repo):
-    assert "they differ" in chain(repo, ok=False, MAP="0.502000").stdout
-    assert steps(repo)["compare_cpu"] == "failed"
-    chain(repo, MAP="0.500900")
+@pytest.mark.parametrize("step", ["train", "eval"])
+def test_nan_fails_a_step_that_ended_well(repo, step):
+    done = chain(repo, ok=False, NAN=step)
+    assert steps(repo)[step] == "failed" and "nan, although the command ended with status 0" in done.stdout
 
 
+def test_a_step_that_hangs_fails(repo):
+    done = chain(repo, ok=False, SLEEP="export", TIPC_TIMEOUT=1)
+    assert steps(repo)["export"] == "failed" and "TIPC_TIMEOUT=1" in done.stdout
+
+
+def test_without_stored_results_the_comparison_is_skipped(repo):
+    done = chain(repo, SKIP="compare")
+    assert steps(repo)["compare_cpu"] == "skipped: no stored things" and "Skipped (no stored things)" in done.stdout
+
+
+def test_stored_results_are_for_the_lite_run_of_the_base_chain(repo):
+    chain(repo)
+    log = (repo / "test_tipc/output/hashnet_16" / LITE / "compare_cpu.log").read_text()
+    assert "--gt_file test_tipc/results/{paddle}/hashnet_16_lite_train_lite_infer.json" in log
+    chain(repo, "whole_train_whole_infer")
+    log = (repo / "test_tipc/output/hashnet_16/whole_train_whole_infer/compare_cpu.log").read_text()
+    assert "--gt_file" not in log and "--codes test_tipc/output/hashnet_16/whole_train_whole_infer/codes_cpu" in log
+
+
+# the chain fleet ---------------------------------------------------------------------------------
+def test_fleet_trains_with_ranks_and_nodes_and_compares_with_one_rank(repo):
+    chain(repo, config=FLEET)
+    found = steps(repo, "fleet", LITE)
+    for tag in ("_2ranks", "_2nodes"):
+        assert all(found[step + tag] == "passed" for step in ("train", "eval", "compare_train", "export", "infer_cpu",
+                                                              "compare_cpu"))
+    assert found["train_1rank"] == "passed"
+    folder = repo / "test_tipc" / "output" / "hashnet_16" / "fleet" / LITE
+    assert "--batch-size 32" in (folder / "train_1rank.log").read_text()
+    assert "main_multi_gpu.py" in (folder / "train_2ranks.log").read_text()
+    assert (folder / "inference_2nodes" / "inference.yml").read_text().endswith("norm_train_cpu_2nodes/best.safetensors")
+
+
+def test_fleet_with_another_loss_than_one_rank_fails(repo):
+    chain(repo, config=FLEET, SINGLE_LOSS=0.5000004)
+    done = chain(repo, config=FLEET, SINGLE_LOSS=0.500002, ok=False)
+    assert "the losses differ" in done.stdout and steps(repo, "fleet", LITE)["compare_train_2nodes"] == "failed"
+    chain(repo, config=FLEET, SINGLE_LOSS="nan", ok=False)
+
+
+def test_fleet_does_not_pretend_to_reach_other_machines(repo):
+    path = repo / FLEET
+    path.write_text(path.read_text().replace("127.0.0.1,127.0.0.1;0", "127.0.0.1,10.0.0.2;0"))
+    chain(repo, config=FLEET)
+    found = steps(repo, "fleet", LITE)
+    assert found["train_2nodes"].startswith("skipped: these are other machines") and found["train_2ranks"] == "passed"
+
+
+LAUNCHER = """
+import os, sys, time
+rank, folder = sys.argv[sys.argv.index("--rank") + 1], sys.argv[sys.argv.index("--log_dir") + 1]
+os.makedirs(folder)
+open(folder + "/workerlog.0", "w").write(f"hello from {rank} of {' '.join(sys.argv[-2:])}\\n")
+open(folder + f"/backup_env.{rank}.json", "w").write("secret")
+open(os.environ["PIDS"] + rank, "w").write(str(os.getpid()))
+if rank == os.environ.get("BAD"):
+    sys.exit(3)
+if os.environ.get("HANG"):
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("env, words", [({}, None), ({"BAD": "1", "HANG": "1"}, "node 1 ended with status 3"),
+                                        ({"HANG": "1"}, "did not end within 3 seconds")])
+def test_nodes_end_together(tmp_path, env, words):
+    module = tmp_path / "paddle" / "distributed" / "launch.py"
+    module.parent.mkdir(parents=True)
+    for folder in (module.parent, module.parent.parent):
+        (folder / "__init__.py").touch()
+    module.write_text(LAUNCHER)
+    done = subprocess.run([sys.executable, ROOT / "test_tipc" / "run_nodes.py", "--nodes", "2", "--timeout", "3", "--log-dir",
+                           tmp_path / "logs", "--", "main.py", "--x"], text=True, timeout=60, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(tmp_path),
+                                                       "PIDS": f"{tmp_path}/pid", **env})
+    assert (done.returncode == 0) == (words is None) and (words or "") in done.stderr
+    assert done.stdout.startswith("hello from 0 of main.py --x")
+    assert not list(tmp_path.glob("logs/*/backup_env*"))  # the launcher's copy of the environment
+    for node in "01":
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / f"pid{node}").read_text()), 0)
+
+
+# the chain amp -----------------------------------------------------------------------------------
+def test_amp_trains_in_both_formats_where_they_work(repo):
+    chain(repo, config=AMP)
+    found = steps(repo, "amp", LITE)
+    assert found["train_bf16"] == found["compare_cpu_fp16"] == "passed"
+    assert "--amp fp16" in (repo / "test_tipc/output/hashnet_16/amp" / LITE / "train_fp16.log").read_text()
+
+
+def test_amp_that_cannot_is_skipped_and_no_pass(repo):
+    done = call(repo, "sh", "scripts/tipc.sh", "hashnet_16", "--chain", "amp,base", CANNOT="amp bf16 needs a GPU")
+    assert steps(repo, "amp", LITE)["train_bf16"] == "skipped: amp bf16 needs a GPU"
+    assert done.stdout.splitlines()[-1] == "1 passed, 1 skipped"
+    assert "amp lite_train_lite_infer: skipped: amp bf16 needs a GPU" in done.stdout
+
+
+def test_amp_that_breaks_is_no_skip(repo):
+    chain(repo, config=AMP, FAULT="train", ONLY="--amp fp16", ok=False)
+    found = steps(repo, "amp", LITE)
+    assert found["train_bf16"] == "passed" and found["train_fp16"] == "failed"
+
+
+# benchmark ---------------------------------------------------------------------------------------
+def test_benchmark_log_has_the_conventional_names(repo):
+    call(repo, "sh", "scripts/tipc.sh", "hashnet_16", "--chain", "benchmark")
+    folder = repo / "test_tipc" / "output" / "hashnet_16" / "benchmark_train"
+    assert (folder / "train_log" / "repo_hashnet_16_bs16_fp32_SingleP_DP_N1C1_log").is_file()
+    line = json.loads((folder / "index" / "repo_hashnet_16_bs16_fp32_SingleP_DP_N1C1_speed").read_text())
+    assert {key: line[key] for key in ("model_name", "batch_size", "fp_item", "run_mode", "ips", "avg_batch_cost", "steps",
+                                       "device_num", "speed_unit", "convergence_value")} == {
+        "model_name": "hashnet_16_bs16_fp32_SingleP_DP", "batch_size": 16, "fp_item": "fp32", "run_mode": "DP", "ips": 32.0,
+        "avg_batch_cost": 0.5, "steps": 2, "device_num": "N1C1", "speed_unit": "images/s", "convergence_value": 0.5}
+
+
+def test_benchmark_takes_one_measurement(repo):
+    command = ("bash", "test_tipc/benchmark_train.sh", CONFIG, "benchmark_train")
+    call(repo, *command, "dynamic_bs8_null_DP_N1C2")
+    folder = repo / "test_tipc" / "output" / "hashnet_16" / "benchmark_train"
+    (name,) = [path.name for path in (folder / "index").iterdir()]
+    assert name == "repo_hashnet_16_bs8_fp32_MultiP_DP_N1C2_speed"
+    assert json.loads((folder / "index" / name).read_text())["ips"] == 32.0
+    log = (folder / "train_log" / name.replace("_speed", "_log")).read_text()
+    assert "main_multi_gpu.py" in log and "--nprocs 2" in log and "--batch-size 8" in log
+    assert "no measurement" in call(repo, *command, "bs8", ok=False).stderr
+    call(repo, *command, ok=False, EMPTY="train")
+    assert steps(repo, "benchmark_train") == {"train_gpu": "skipped: no GPU", "train_bs16_fp32_N1C1": "failed"}
+
+
+# modes and data ----------------------------------------------------------------------------------
 def test_a_failed_run_leaves_no_older_results(repo):
     chain(repo)
     chain(repo, ok=False, FAULT="train")
@@ -201,7 +368,8 @@ def test_modes_choose_their_data(repo):
         assert {path.name for path in links.iterdir()} == names
         assert all((path / "train.txt").is_file() for path in links.iterdir())
         chain(repo, mode, **({"TIPC_CHECKPOINT": CONFIG} if mode == "whole_infer" else {}))
-    assert "could not be made" in call(repo, *config, LITE, ok=False, FAULT="prepare").stderr
+    assert "could not be made" in call(repo, *config, LITE, ok=False, FAULT="make").stderr
+    assert "is damaged" in call(repo, *config, LITE, ok=False, FAULT="check").stderr
 
 
 def test_whole_training_takes_more_flags(repo):
@@ -216,6 +384,7 @@ def test_table_of_passes(repo):
     assert done.stdout.splitlines()[-1] == "2 passed"
     table = (repo / "test_tipc" / "output" / "summary.txt").read_text()
     assert table in done.stdout and "hashnet_32" not in table
+    assert "skipped: no GPU (hashnet_16/base train_gpu and 3 more)" in table
     rows = [line.split() for line in table.splitlines()[1:]]
     assert [row[1] for row in rows if row[4] == "all" and row[-1] == "passed"] == ["hashnet_16", "hashnet_64"]
     assert ["9.8.7", "hashnet_16", "base", LITE, "infer_cpu", "passed"] in [row[:6] for row in rows]
@@ -224,19 +393,99 @@ def test_table_of_passes(repo):
 
 def test_without_a_pattern_all_configs_run(repo):
     done = call(repo, "sh", "scripts/tipc.sh", "--mode", "whole_infer", ok=False)
-    count = len(list(ROOT.glob("test_tipc/configs/*/train_infer_python.txt")))
-    assert done.stdout.count("whole_infer: FAILED") == count
+    assert done.stdout.count("whole_infer: FAILED") == 4
 
 
-@pytest.mark.parametrize("broken", ["prepare", "train", "export"])
+@pytest.mark.parametrize("broken", ["make", "train", "export"])
 def test_table_shows_the_failure(repo, broken):
     done = call(repo, "sh", "scripts/tipc.sh", "hashnet_16", "hashnet_32", ok=False, FAULT=broken)
     assert "0 passed, failed: hashnet_16/base hashnet_32/base (" in done.stdout and "FAILED" in done.stdout
 
 
+def test_jobs_do_not_change_the_order_of_the_table(repo):
+    done = call(repo, "sh", "scripts/tipc.sh", "hashnet_*", "--jobs", 4)
+    assert "4 to run, 4 at a time" in done.stdout
+    rows = [line.split() for line in (repo / "test_tipc/output/summary.txt").read_text().splitlines()[1:-1]]
+    names = ["hashnet_16", "hashnet_32", "hashnet_48", "hashnet_64"]
+    assert [row[1] for row in rows if row[4] == "all"] == names and [row[1] for row in rows] == sorted(row[1] for row in rows)
+
+
+def test_junit_tells_failures_and_skips(repo):
+    call(repo, "sh", "scripts/tipc.sh", "hashnet_16", "hashnet_32", ok=False, FAULT="train", ONLY="--bit 16")
+    top = ElementTree.parse(repo / "test_tipc" / "output" / "summary.xml").getroot()
+    cases = {(case.get("classname"), case.get("name")): case for case in top.iter("testcase")}
+    assert cases["paddle9.8.7.base.hashnet_16", "train"].find("failure").text.count("train broke") == 1
+    assert cases["paddle9.8.7.base.hashnet_16", "export"].find("skipped").get("message") == "not run: no checkpoint"
+    assert cases["paddle9.8.7.base.hashnet_32", "infer_gpu"].find("skipped").get("message") == "skipped: no GPU"
+    assert len(cases["paddle9.8.7.base.hashnet_32", "export"]) == 0
+    suite = top.find("testsuite")
+    assert suite.get("name") == "paddle 9.8.7 base lite_train_lite_infer"
+    assert (suite.get("tests"), suite.get("failures"), suite.get("skipped")) == (str(len(cases)), "1", "4")
+
+
+def test_junit_is_well_formed_whatever_was_said():
+    task = {"paddle": "3.3.1", "config": "a", "chain": "base", "mode": LITE, "said": "\x1b[0m <&> \x00 \ud800 ü", "seconds": 1,
+            "verdict": "FAILED", "steps": [["train", "failed: \x07 <x>", 1, "-"]]}
+    case = next(ElementTree.fromstring(runner.junit([task])).iter("testcase"))
+    assert "<&>" in case.find("failure").text and "<x>" in case.find("failure").get("message")
+
+
+@pytest.mark.parametrize("status, states, wanted", [
+    (0, ["passed", "skipped: no GPU"], "passed"), (0, [], "FAILED"), (0, ["skipped: x"], "FAILED"), (0, ["failed"], "FAILED"),
+    (1, ["passed"], "FAILED"), (2, [], "FAILED"), (143, ["passed"], "FAILED"), (3, ["passed", "skipped: x"], "skipped"),
+    (3, ["failed"], "FAILED")])
+def test_verdict(status, states, wanted):
+    assert runner.verdict(status, states) == wanted
+
+
+def test_only_the_failed_run_again(repo):
+    command = ("sh", "scripts/tipc.sh")
+    assert "no test_tipc/output/summary.json" in call(repo, *command, "--rerun-failed", ok=False).stderr
+    call(repo, *command, "hashnet_16", "hashnet_32", "--chain", "base,fleet", ok=False, FAULT="train", ONLY="--nprocs")
+    shutil.rmtree(repo / "test_tipc" / "output" / "hashnet_16" / LITE)
+    done = call(repo, *command, "--rerun-failed", ok=False, FAULT="train", ONLY="--bit 32")
+    assert "2 to run" in done.stdout and done.stdout.splitlines()[-1].startswith("3 passed, failed: hashnet_32/fleet (")
+    assert not (repo / "test_tipc" / "output" / "hashnet_16" / LITE).exists()
+    assert call(repo, *command, "--rerun-failed").stdout.splitlines()[-1] == "4 passed"
+    assert "0 to run" in call(repo, *command, "--rerun-failed").stdout
+    assert "only --jobs" in call(repo, *command, "--rerun-failed", "hashnet_16", ok=False).stderr
+
+
+def test_two_environments_in_one_table(repo):
+    for version in ("2.6.2", "3.3.1"):
+        python = repo / f"venv-{version}" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nVERSION={version} exec "{repo}/python" "$@"\n')
+        python.chmod(0o755)
+    call(repo, "sh", "scripts/tipc.sh", "hashnet_16", "--venv", "venv-2.6.2", "--venv", "venv-3.3.1")
+    rows = [line.split() for line in (repo / "test_tipc/output/summary.txt").read_text().splitlines()[1:-1]]
+    assert [row[0] for row in rows if row[4] == "all"] == ["2.6.2", "3.3.1"]
+    for version in ("2.6.2", "3.3.1"):
+        log = (repo / f"test_tipc/output/paddle{version}/hashnet_16" / LITE / "results_python.log").read_text()
+        assert f"venv-{version}/bin/python main_single_gpu.py" in log
+    assert "setup.sh" in call(repo, "sh", "scripts/tipc.sh", "--venv", "venv-1", ok=False).stderr
+
+
+def test_nothing_outlives_an_interrupted_runner(repo):
+    process = subprocess.Popen(["sh", "scripts/tipc.sh", "hashnet_*", "--jobs", "1"], cwd=repo, stdout=subprocess.PIPE,
+                               env=variables(repo, SLEEP="train"))
+    deadline = time.monotonic() + 60
+    while not (repo / "sleeping").exists() or not (repo / "sleeping").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    child = int((repo / "sleeping").read_text())
+    while os.path.exists(f"/proc/{child}/status") and "zombie" not in pathlib.Path(f"/proc/{child}/status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("arguments, words", [
     (("hashnet_17",), "hashnet_16"), (("hashnet_16", "nix_*"), "nix_*"), (("--mode", "lite"), "invalid choice"),
-    (("--mode",), "expected one argument"), (("--fast",), "--fast"), (("../x",), "../x")])
+    (("--mode",), "expected one argument"), (("--fast",), "--fast"), (("../x",), "../x"),
+    (("--chain", "onnx"), "paddle2onnx"), (("--chain", "amp", "--mode", "whole_infer"), "none of the chains"),
+    (("--jobs", "0"), "--jobs 0")])
 def test_tipc_refuses_wrong_arguments(repo, arguments, words):
     done = call(repo, "sh", "scripts/tipc.sh", *arguments, ok=False)
     assert words in done.stderr and len(done.stderr.strip().splitlines()) == 1
