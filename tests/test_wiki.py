@@ -92,6 +92,7 @@ def test_make_and_check(tmp_path, run, capsys):
     (lambda root: (root / LISTS[0]).unlink(), "trainset_txt_img_cat.list is missing"),
     (lambda root: (root / LISTS[1]).write_text("a b 1\n\nc d 11\n"), "testset_txt_img_cat.list:3: expected '<text"),
     (lambda root: (root / LISTS[1]).write_text("a b 1\nc d\n"), "testset_txt_img_cat.list:2: expected"),
+    (lambda root: (root / LISTS[1]).write_text("\n"), "testset_txt_img_cat.list is empty"),
     (lambda root: (root / LISTS[1]).write_text("a ../../b 1\n"), "testset_txt_img_cat.list:1: expected"),
     (lambda root: (root / LISTS[1]).write_bytes(b"caf\xe9 b 1\n"), "cannot read .*testset_txt_img_cat.list"),
     (lambda root: (root / "texts" / "test05-text.xml").unlink(), "img_cat.list:6: .*test05-text.xml is missing"),

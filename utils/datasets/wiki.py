@@ -94,6 +94,8 @@ def _read_list(path):
                 any("/" in word or "\\" in word for word in words):
             raise InputError(f"{path}:{number}: expected '<text id> <image id> <label 1 to {len(CLASSES)}>'")
         rows.append({"text": words[0], "image": words[1], "label": int(words[2]) - 1, "where": f"{path}:{number}"})
+    if not rows:
+        raise InputError(f"{path} is empty; unpack it again")
     return rows
 
 
