@@ -2,6 +2,8 @@
 
     python predict.py --model-dir output/model --img cat.jpg --topk 10
     python predict.py --pretrained output/run/best.safetensors --img folder/ --json
+    python predict.py --pretrained output/run/best.safetensors --gallery my_photos/ --code-file photos.npz
+    python predict.py --pretrained output/run/best.safetensors --code-file photos.npz --img cat.jpg
     python predict.py --model-dir output/model --text "red circle"          (cross-modal models)
 """
 import contextlib
@@ -29,12 +31,17 @@ def flags():
     parser.flag("--pretrained", metavar="CKPT", help="checkpoint, in place of --model-dir")
     parser.flag("--bit", type=count(1), help="refuse a model of another code length")
     parser.flag("--dataset", help="protocol or folder of lists; default: the one the model was trained on")
+    parser.flag("--gallery", metavar="PATH",
+                help="search these pictures, in place of a data set: a folder with its sub-folders, a manifest (.csv, "
+                     ".jsonl) or a list; without a query the codes are made and that is all")
     parser.flag("--data-path", metavar="DIR", help="folder of the images; default: the one of the training run")
     parser.flag("--list-dir", metavar="DIR", help="folder with the database list")
     parser.flag("--split-seed", "--seed", type=count(0), help="seed of the split; default: the training run's")
-    parser.flag("--code-file", metavar="FILE", help="database codes; default database_<method>_<bits>.npz in the "
-                                                    "folder of --save-path; made when missing")
-    parser.flag("--rebuild", type=boolean, help="encode the database even if there is a code file")
+    parser.flag("--code-file", metavar="FILE", help="database codes; default database_<method>_<bits>.npz (with "
+                                                    "--gallery gallery_...) in the folder of --save-path; made when "
+                                                    "missing")
+    parser.flag("--rebuild", type=boolean, help="encode the database even if there is a code file (new, changed and "
+                                                "gone pictures of a --gallery are seen without)")
     parser.flag("--save-path", metavar="PATH", default="./output",
                 help="folder for matches.png (or the picture's name itself)")
     parser.flag("--show", type=boolean, help="open the picture grid in a window")
@@ -55,15 +62,18 @@ class Network:
 
     precision = "fp32"
 
-    def __init__(self, path, use_gpu=False):
+    def __init__(self, path, use_gpu=False, threads=None):
         import paddle
+        from paddle.base import core
 
         from models import load_method
         from models.export import find_vectorizer, manifest
+        from utils.cpu import threads as usable_threads
         from utils.transforms import preprocess_spec
         if use_gpu and not paddle.is_compiled_with_cuda():
             raise InputError("no GPU: this Paddle is built without CUDA; use --use-gpu False")
         paddle.set_device("gpu" if use_gpu else "cpu")
+        core.set_num_threads(threads or usable_threads())  # Paddle starts with one
         self.method, meta = load_method(path)
         self.manifest = manifest(self.method, meta, preprocess_spec(meta["recipe"]["resize_size"],
                                                                     meta["recipe"]["crop_size"]))
@@ -99,7 +109,7 @@ def open_model(options):
         return encoder, open_vectorizer(encoder.manifest, options.model_dir)
     if options.mkldnn or options.bf16:
         raise InputError("--mkldnn and --bf16 belong to exported models; give --model-dir")
-    encoder = Network(options.pretrained, options.use_gpu)
+    encoder = Network(options.pretrained, options.use_gpu, options.threads)
     check_bits(encoder.manifest, options.bit, options.pretrained)
     return encoder, encoder.vectorizer
 
@@ -156,16 +166,17 @@ def encode_queries(options, encoder, data, vectorizer):
         return [options.text], encoder.encode_text(row), [options.text]
     if len(encoder.manifest["image"]["input"]) == 1:
         return _feature_query(options, encoder, data)
-    from utils.transforms import decode, preprocess
+    from utils.datasets.base import FileImages
+    from utils.transforms import preprocess, read
     spec = encoder.manifest["preprocess"]
     if options.img is None:
-        names, read = data.protocol.query.ids[:1], data.protocol.query.images.read
+        names, images = data.protocol.query.ids[:1], data.protocol.query.images
     else:
         names = query_files(options.img, [data.root])
-        read = lambda i: decode(names[i])  # noqa: E731
+        images = FileImages("", names)
     codes, shown = [], []
     for start in range(0, len(names), options.batch_size):
-        pictures = [read(i) for i in range(start, min(start + options.batch_size, len(names)))]
+        pictures = [read(images, i, spec) for i in range(start, min(start + options.batch_size, len(names)))]
         codes.append(encoder.encode(np.stack([preprocess(picture, spec) for picture in pictures])))
         shown += pictures[:max(0, SHOWN - len(shown))]
     return names, np.concatenate(codes), shown
@@ -236,6 +247,7 @@ def has_display():
 def main(argv):
     options = flags().parse(argv)
     quiet()
+    sys.stdout.reconfigure(errors="surrogateescape")  # file names that are no UTF-8 are printed as they are
     if not options.json:
         run(options)
         return
@@ -245,25 +257,42 @@ def main(argv):
 
 
 def run(options):
-    """Answer the queries; prints the tables, writes the grid, returns the plain result."""
+    """Answer the queries; prints the tables, writes the grid, returns the plain result.
+
+    With --gallery and no query the codes of the gallery are made or brought up to date, and that is all.
+    """
     from deploy.index import ExactIndex
     from deploy.inference_python.encode import Data, code_name, open_code_file
     from utils.hamming import pack
     if options.text is not None and options.img is not None:
         raise InputError("give --img or --text, not both")
+    if options.gallery is not None and (options.dataset or options.list_dir):
+        raise InputError("--gallery takes the place of a data set; leave out --dataset and --list-dir")
+    if options.gallery is not None and not os.path.exists(options.gallery) and "{" not in options.gallery:
+        raise InputError(f"--gallery {options.gallery} does not exist; name a folder of pictures, a manifest (.csv, "
+                         ".jsonl) or a list (.txt)")
     encoder, vectorizer = open_model(options)
     manifest = encoder.manifest
     if options.search == "text" and not manifest.get("text"):
         raise InputError(f"method {manifest['method']} has no text codes; --search text needs a cross-modal model")
-    data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
-    names, relaxed, shown = encode_queries(options, encoder, data, vectorizer)
+    data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed,
+                options.gallery or known_gallery(options))
+    index_only = options.gallery is not None and options.img is None and options.text is None
+    if data.gallery is not None and not index_only and options.img is None and options.text is None:
+        raise InputError(f"{options.code_file} holds the codes of a gallery; ask with --img or --text")
+    names, relaxed, shown = ([], None, []) if index_only else encode_queries(options, encoder, data, vectorizer)
 
     as_file = options.save_path.lower().endswith(ENDINGS)
     folder = os.path.dirname(options.save_path) if as_file else options.save_path
-    path = options.code_file or os.path.join(folder, code_name(manifest, options.search, encoder.precision))
-    codefile = open_code_file(encoder, data, path, options.search, options.rebuild, check_data=False,
+    path = options.code_file or os.path.join(folder, code_name(
+        manifest, options.search, encoder.precision, "database" if data.gallery is None else "gallery"))
+    codefile = open_code_file(encoder, data, path, options.search, options.rebuild, options.gallery is not None,
                               batch_size=options.batch_size, workers=options.workers, vectorizer=vectorizer)
-    distance, position = ExactIndex(codefile).search(pack(relaxed), options.topk)
+    if index_only:
+        print(f"----- {len(codefile.ids)} items of {options.gallery} can be searched: --code-file {path} --img PICTURE")
+        distance = position = ()
+    else:
+        distance, position = ExactIndex(codefile).search(pack(relaxed), options.topk)
     texts = None
     if options.search == "text" and data.protocol.database.texts is not None:
         texts = dict(zip(data.protocol.database.ids, data.protocol.database.texts))
@@ -271,6 +300,8 @@ def run(options):
               "precision": encoder.precision, "search": options.search, "code_file": path,
               "database_items": len(codefile.ids), "grid": None,
               "queries": results(names, distance, position, codefile, data, texts)}
+    if index_only:
+        return answer
     for query in answer["queries"]:
         print("\n".join(table(query)))
     print(f"----- Predicted Hamm_min: {distance[0, 0]}")
@@ -282,6 +313,14 @@ def run(options):
     if options.show:
         show(answer["grid"])
     return answer
+
+
+def known_gallery(options):
+    """The gallery whose codes --code-file holds, where no other data are asked for; else None."""
+    from utils.codes import CodeFile
+    if options.dataset or not options.code_file or not os.path.isfile(options.code_file):
+        return None
+    return (CodeFile.load(options.code_file).meta.get("data") or {}).get("gallery")
 
 
 def draw(path, shown, queries, codefile, data):

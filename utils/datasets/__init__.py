@@ -6,7 +6,7 @@ A protocol is one Spec (base.py) in ``SPECS`` of a module here; a new data set i
 import difflib
 import os
 
-from utils.datasets import cifar10, coco, features, imagenet, lists, mirflickr, nuswide, shapes, voc, wiki
+from utils.datasets import cifar10, coco, features, imagenet, mirflickr, nuswide, own, shapes, voc, wiki
 from utils.datasets.base import ArrayImages, FileImages, Protocol, Spec, Split, need_items
 from utils.errors import InputError
 
@@ -17,7 +17,7 @@ PROTOCOLS = {spec.name: spec for module in _MODULES for spec in module.SPECS}
 
 
 def find_spec(name):
-    """The Spec of a protocol's name, of a folder with image lists, or of a file of features (.npz, .mat).
+    """The Spec of a protocol's name, of a user's own pictures (own.py), or of a file of features (.npz, .mat).
 
     Raises:
         InputError: neither; names the nearest protocol.
@@ -25,24 +25,24 @@ def find_spec(name):
     name = os.fspath(name)
     if name in PROTOCOLS:
         return PROTOCOLS[name]
-    if os.path.isdir(name):
-        return lists.folder_spec(name)
+    if os.path.isdir(name) or os.path.isfile(name) and name.lower().endswith(own.ENDINGS):
+        return own.spec(name)
     if name.lower().endswith(features.ENDINGS):
         if not os.path.isfile(name):
             raise InputError(f"the feature file {name} does not exist")
         return features.file_spec(name)
     near = difflib.get_close_matches(name, PROTOCOLS, 1, 0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    raise InputError(f"unknown data set '{name}'; {hint}choose one of: {', '.join(PROTOCOLS)}, a folder with "
-                     "train.txt, query.txt and database.txt, or a feature file (.npz, .mat)")
+    raise InputError(f"unknown data set '{name}'; {hint}choose one of: {', '.join(PROTOCOLS)}, a folder of "
+                     "pictures, a manifest (.csv, .jsonl), an image list (.txt), or a feature file (.npz, .mat)")
 
 
 def load_protocol(name, root=None, seed=None, list_dir=None, **sizes):
     """The three splits of a data set.
 
     Args:
-        name: a key of ``PROTOCOLS``, a folder with train.txt, query.txt (or test.txt), database.txt, or a file of
-            features (see features.py).
+        name: a key of ``PROTOCOLS``, a folder of pictures or of image lists, a manifest or an image list (see
+            own.py), or a file of features (see features.py).
         root: folder (CIFAR-10: or the archive) with the data; None where the protocol has a default.
         seed: of the split (and of the drawing, for ``shapes``); the protocol's default if None.
         list_dir: folder of the list files, for protocols that read such.
@@ -68,6 +68,8 @@ def check_sizes(spec, sizes):
     """The given sizes without None; raises InputError for names that the protocol has not."""
     sizes = {key: value for key, value in (sizes or {}).items() if value is not None}
     for key, value in sizes.items():
+        if key == "skip_broken" and key not in spec.sizes:
+            raise InputError(f"{spec.name}: --skip-broken is for your own pictures; this data set's are fixed")
         if key not in spec.sizes:
             raise InputError(f"{spec.name} has no size '{key}'; it takes {', '.join(spec.sizes) or 'no sizes'}")
         if int(value) < 1:

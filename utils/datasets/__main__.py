@@ -38,13 +38,16 @@ def main(argv):
 
 def table():
     """Lines of the protocol table."""
+    widest = max(len(spec.licence) for spec in PROTOCOLS.values()) + 2
     lines = [f"{'name':<22}{'query':>7}{'train':>7}{'database':>9}{'classes':>8}{'mAP@':>6}  "
-             f"{'train in database':<18}source"]
+             f"{'train in database':<19}{'licence':<{widest}}where to obtain"]
     for spec in PROTOCOLS.values():
         query, train, database = spec.counts
         lines.append(f"{spec.name:<22}{query:>7}{train:>7}{database or 'rest':>9}{spec.classes:>8}"
-                     f"{spec.topk or 'all':>6}  {'yes' if spec.inside else 'no':<18}{spec.source}")
-    lines.append("or a folder with train.txt, query.txt (or test.txt) and database.txt: image lists, path l1 l2 ... lC")
+                     f"{spec.topk or 'all':>6}  {'yes' if spec.inside else 'no':<19}{spec.licence or 'see there':<{widest}}"
+                     f"{spec.obtain}")
+    lines.append("or a folder of your own pictures (a sub-folder a class, or flat), a manifest (.csv, .tsv, .jsonl) or an")
+    lines.append("   image list (.txt): data/README.md says how")
     lines.append("or a file of image and text features: .npz, .mat (utils/datasets/features.py says how)")
     return lines
 
@@ -64,7 +67,8 @@ def _parse(argv):
     examine.add_argument("--fast", action="store_true", help="read the headers of the images only")
     examine.add_argument("--workers", type=int, help="threads that read images (default: cores)")
     for command in (make, examine):
-        command.add_argument("name", help=f"{', '.join(PROTOCOLS)}, or a folder with image lists")
+        command.add_argument("name", help=f"{', '.join(PROTOCOLS)}, or a folder, manifest or list of your own "
+                             "pictures")
         command.add_argument("--root", "--data-path", help="folder (CIFAR-10: or archive) with the data")
         command.add_argument("--list-dir", help="folder of the list files")
         command.add_argument("--seed", type=int, help="seed of the split")

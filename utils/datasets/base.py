@@ -11,10 +11,13 @@ from utils.errors import InputError
 
 
 class FileImages:
-    """Image files below a root; ``read(i)`` decodes one. Holds names only, so it is cheap to pickle or fork."""
+    """Image files below a root; ``read(i)`` decodes one. Holds names only, so it is cheap to pickle or fork.
 
-    def __init__(self, root, paths):
-        self.root, self.paths = root, paths
+    places: (list file, line numbers int64 [N]) where the names were read; error messages begin with it.
+    """
+
+    def __init__(self, root, paths, places=None):
+        self.root, self.paths, self.places = root, paths, places
 
     def __len__(self):
         return len(self.paths)
@@ -25,14 +28,25 @@ class FileImages:
 
     def read(self, i):
         """uint8 [H, W, 3] RGB. Raises transforms.ImageError."""
-        return transforms.decode(self.path(i))
+        return transforms.decode(*self.source(i))
+
+    def source(self, i):
+        """(path, name for messages), for transforms.read."""
+        path = self.path(i)
+        return path, path if self.places is None else f"{self.places[0]}:{self.places[1][i]}: {path}"
 
     def size(self, i):
         """(width, height) from the header. Raises transforms.ImageError."""
-        return transforms.image_size(self.path(i))
+        return transforms.image_size(*self.source(i))
+
+    def stamp(self, i):
+        """Text that changes with the file: its size and time. Raises OSError where it is not there."""
+        info = os.stat(self.path(i))
+        return f"{info.st_size} {info.st_mtime_ns}"
 
     def select(self, positions):
-        return FileImages(self.root, [self.paths[i] for i in positions])
+        places = self.places and (self.places[0], self.places[1][np.asarray(positions, np.int64)])
+        return FileImages(self.root, [self.paths[i] for i in positions], places)
 
 
 class ArrayImages:
@@ -115,6 +129,7 @@ class Protocol:
     """Three splits and how they are ranked.
 
     topk: length of the ranking that mAP looks at, 0 = all. seed: what the split was drawn from.
+    notes: lines for people, such as what was left out and how many.
     """
 
     name: str
@@ -124,6 +139,7 @@ class Protocol:
     classes: List[str]
     topk: int = 0
     seed: int = 0
+    notes: List[str] = dataclasses.field(default_factory=list)
 
     @property
     def splits(self):
@@ -134,7 +150,8 @@ class Protocol:
         """Plain values that say exactly which data this is."""
         return {"name": self.name, "seed": self.seed, "topk": self.topk, "classes": len(self.classes),
                 "counts": {split.name: len(split) for split in self.splits},
-                "sha256": {split.name: split.sha256() for split in self.splits}}
+                "sha256": {split.name: split.sha256() for split in self.splits},
+                **({"notes": self.notes} if self.notes else {})}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +162,7 @@ class Spec:
     make: callable(root, seed, list_dir, sizes) -> None, prints what it made; None where there is nothing to make.
     counts: (query, train, database) of the literature, or None.
     inside: every train item is in the database. sizes: names of the size flags that load or make take.
-    seed: the seed when none is given. source: licence and where a person obtains the images.
+    seed: the seed when none is given. source: ``licence; where a person obtains the images``.
     """
 
     name: str
@@ -158,6 +175,16 @@ class Spec:
     sizes: tuple = ()
     seed: int = 0
     source: str = ""
+
+    @property
+    def licence(self):
+        """What ``source`` says before its first semicolon; empty where it has none."""
+        return self.source.partition("; ")[0] if "; " in self.source else ""
+
+    @property
+    def obtain(self):
+        """Where a person obtains the images."""
+        return self.source.partition("; ")[2] or self.source
 
 
 def need_folder(root, what):

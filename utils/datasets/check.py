@@ -2,7 +2,8 @@
 
 Looked at: bad list lines, the counts of the literature, items without any label, items twice in a split, queries that
 are also in the database or the training split, training items missing from the database where the protocol puts them
-there, other labels in one split than in another, images that are missing, empty, no images or cut short.
+there, other labels in one split than in another, images that are missing, empty, no images or cut short. Notes say what
+a scan of a user's folder left out.
 """
 import collections
 import concurrent.futures
@@ -100,7 +101,7 @@ def _images(protocol, fast, workers):
         try:
             split.images.size(i) if fast else split.images.read(i)
         except ImageError as error:
-            return "image", f"{split.where(i)}: {error}"
+            return "image", str(error)
         return None
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
@@ -112,6 +113,7 @@ def report(protocol, faults, fast):
     lines = []
     for split in protocol.splits:
         lines.append(f"{split.name:<9}{len(split):>8} items  sha256 {split.sha256()}")
+    lines += [f"note: {note}" for note in protocol.notes]
     shown = collections.Counter()
     for sort, message in faults:
         shown[sort] += 1

@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from utils import transforms
-from utils.datasets.base import FileImages, Protocol, Spec, Split, need_folder, need_items
+from utils.datasets.base import FileImages, Protocol, Split, need_folder, need_items
 from utils.errors import InputError
 
 LIST_NAMES = {"train": ("train.txt",), "query": ("query.txt", "test.txt"), "database": ("database.txt",)}
@@ -74,7 +74,8 @@ def read_split(name, path, root, num_classes=None, on_fault=None):
     """
     paths, labels, lines = read_list(path, num_classes, on_fault)
     paths = _drop_prefix(root, paths)
-    split = Split(name=name, ids=paths, labels=labels, images=FileImages(root, paths), list_file=path, lines=lines)
+    split = Split(name=name, ids=paths, labels=labels, images=FileImages(root, paths, (path, lines)),
+                  list_file=path, lines=lines)
     return split if on_fault else need_items(split)
 
 
@@ -129,21 +130,15 @@ def load_lists(name, root, list_dir=None, seed=0, topk=0, on_fault=None):
     return Protocol(name, train, query, database, read_classes(list_dir, count or 0), topk=topk, seed=seed)
 
 
-def folder_spec(folder):
-    """Spec of a folder with list files, for ``--dataset path/to/folder``."""
-    def load(root, seed, list_dir, sizes, on_fault):
-        return load_lists(os.path.basename(os.path.abspath(folder)), root or folder, list_dir or folder, seed,
-                          on_fault=on_fault)
-    return Spec(name=folder, load=load, inside=False, source="your own images")
-
-
 def read_lines(path):
     """Lines of a UTF-8 file; raises InputError where it cannot be read or is not UTF-8."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read().split("\n")
+        with open(path, "rb") as file:
+            data = file.read()
+        return data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from error
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}:{line}: not UTF-8 text (byte {error.start}); save the file as UTF-8") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
