@@ -15,10 +15,14 @@ COUNT = 80
 
 
 def truth_of(number):
-    """(labels, tags) of a picture: 1 to 4 have no label, 5 to 7 no tag, 8 and 9 only rare tags."""
+    """(labels, tags) of a picture: 1 to 4 have no label, 5 to 7 no tag, 8 and 9 only rare tags.
+
+    Exactly 20 pictures have the tag "twenty", 19 "nineteen", one of them twice.
+    """
     labels = set() if number <= 4 else {mirflickr.POTENTIAL[number % 24], mirflickr.POTENTIAL[number * number % 24]}
     labels |= {f"{name}_r1" for name in labels if number % 2 and f"{name}_r1" in mirflickr.RELEVANT}
     tags = ["nikon"] * (number % 2) + ["k\u00e4se"] * (number % 3 != 0) + ["caf\u00e9"] * (number % 4 != 1)
+    tags += ["twenty"] * (10 <= number < 30) + ["nineteen"] * ((10 <= number < 29) + (number == 10))
     tags = [] if 5 <= number <= 7 else [f"rare{number}"] if number in (8, 9) else tags + [f"only{number}"]
     return labels, tags
 
@@ -113,12 +117,12 @@ def test_crossmodal_lists(root, tmp_path):
     everything = {**rows["query"], **rows["database"]}
     assert sorted(map(number_of, everything)) == list(range(10, COUNT + 1))
     tags = (tmp_path / "tags.txt").read_text(encoding="utf-8").split()
-    assert tags == ["caf\u00e9", "k\u00e4se", "nikon"]  # in 20 pictures at least, the most frequent first
+    assert tags == ["caf\u00e9", "k\u00e4se", "nikon", "twenty"]  # in 20 pictures at least, the most frequent first
 
     protocol = load_protocol("mirflickr_crossmodal", root=root, list_dir=tmp_path)
     assert (protocol.topk, protocol.seed, protocol.classes) == (50, 3, list(mirflickr.POTENTIAL))
     for split in protocol.splits:
-        assert split.text_features.shape == (len(split), 3) and split.text_features.dtype == np.float32
+        assert split.text_features.shape == (len(split), 4) and split.text_features.dtype == np.float32
         for i, path in enumerate(split.ids):
             labels, words = truth_of(number_of(path))
             assert {protocol.classes[k] for k in np.flatnonzero(split.labels[i])} == labels & set(mirflickr.POTENTIAL)
@@ -232,7 +236,7 @@ def test_bad_folders(copy, root, tmp_path):
 
 def test_official_counts_are_compared(copy, tmp_path, monkeypatch):
     monkeypatch.setattr(mirflickr, "IMAGES", COUNT)  # the pictures are complete, the tags are not
-    with pytest.raises(InputError, match="71 pictures with labels and tags and 3 tags .* has 20015 and 1386"):
+    with pytest.raises(InputError, match="71 pictures with labels and tags and 4 tags .* has 20015 and 1386"):
         mirflickr.make_crossmodal(copy, tmp_path / "lists", **SIZES)
     assert mirflickr.make_lists(copy, tmp_path / "lists", **SIZES)["counts"]["database"] == 60
 
