@@ -48,7 +48,7 @@ class Data:
         """utils.datasets.Protocol; raises InputError where the data are not there."""
         from utils.datasets import Protocol, load_protocol
         if self.gallery is not None:
-            from utils.datasets.own import gallery
+            from utils.datasets.shards import gallery
             split, classes, notes = gallery(self.gallery, self.root)
             return Protocol("gallery", split.select([], "train"), split.select([], "query"), split, classes, notes=notes)
         if not self.request["dataset"]:

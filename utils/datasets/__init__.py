@@ -6,7 +6,7 @@ A protocol is one Spec (base.py) in ``SPECS`` of a module here; a new data set i
 import difflib
 import os
 
-from utils.datasets import cifar10, coco, features, imagenet, mirflickr, nuswide, own, shapes, voc, wiki
+from utils.datasets import cifar10, coco, features, imagenet, mirflickr, nuswide, own, shapes, shards, voc, wiki
 from utils.datasets.base import ArrayImages, FileImages, Protocol, Spec, Split, need_items
 from utils.errors import InputError
 
@@ -25,6 +25,8 @@ def find_spec(name):
     name = os.fspath(name)
     if name in PROTOCOLS:
         return PROTOCOLS[name]
+    if shards.names_shards(name):
+        return shards.spec(name)
     if os.path.isdir(name) or os.path.isfile(name) and name.lower().endswith(own.ENDINGS):
         return own.spec(name)
     if name.lower().endswith(features.ENDINGS):
@@ -34,7 +36,8 @@ def find_spec(name):
     near = difflib.get_close_matches(name, PROTOCOLS, 1, 0.4)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise InputError(f"unknown data set '{name}'; {hint}choose one of: {', '.join(PROTOCOLS)}, a folder of "
-                     "pictures, a manifest (.csv, .jsonl), an image list (.txt), or a feature file (.npz, .mat)")
+                     "pictures, a manifest (.csv, .jsonl), an image list (.txt), shards (.tar), or a feature file "
+                     "(.npz, .mat)")
 
 
 def load_protocol(name, root=None, seed=None, list_dir=None, **sizes):
@@ -58,6 +61,7 @@ def load_spec(spec, root=None, seed=None, list_dir=None, sizes=None, on_fault=No
     """As ``load_protocol``; with ``on_fault`` (callable of a message) bad list lines are left out, not raised."""
     sizes = check_sizes(spec, sizes)
     protocol = spec.load(root, spec.seed if seed is None else int(seed), list_dir, sizes, on_fault)
+    shards.attach(protocol, on_fault)
     if on_fault is None:
         for split in protocol.splits:
             need_items(split)

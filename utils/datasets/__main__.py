@@ -1,8 +1,8 @@
-"""python -m utils.datasets list | make NAME | check NAME | download NAME"""
+"""python -m utils.datasets list | make NAME | check NAME | download NAME | shard NAME"""
 import argparse
 import sys
 
-from utils.datasets import PROTOCOLS, check_sizes, download, find_spec
+from utils.datasets import PROTOCOLS, check_sizes, download, find_spec, load_spec, write_shards
 from utils.datasets.check import check, report
 from utils.errors import InputError, run_main
 
@@ -29,6 +29,9 @@ def main(argv):
             raise InputError(f"{spec.name} needs no lists; look at it with: python -m utils.datasets check {spec.name}")
         extra = {"any_count": True} if options.any_count else {}
         spec.make(options.root, seed, options.list_dir, sizes, **extra)
+        return
+    if options.command == "shard":
+        write_shards.command(options, lambda: load_spec(spec, options.root, seed, options.list_dir, sizes))
         return
     protocol, faults = check(spec, options.root, seed, options.list_dir, sizes, options.fast, options.workers)
     print("\n".join(report(protocol, faults, options.fast)))
@@ -58,7 +61,7 @@ def _size_names():
 
 def _parse(argv):
     parser = _Parser(prog="python -m utils.datasets", description="Show, prepare and examine data sets.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="list | make | check | download")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="list | make | check | download | shard")
     commands.add_parser("list", help="table of the protocols")
     download.add_command(commands)
     make = commands.add_parser("make", help="write what a protocol needs beside the images")
@@ -66,7 +69,7 @@ def _parse(argv):
     examine = commands.add_parser("check", help="name every fault; exit status 1 if there is one")
     examine.add_argument("--fast", action="store_true", help="read the headers of the images only")
     examine.add_argument("--workers", type=int, help="threads that read images (default: cores)")
-    for command in (make, examine):
+    for command in (make, examine, write_shards.add_command(commands)):
         command.add_argument("name", help=f"{', '.join(PROTOCOLS)}, or a folder, manifest or list of your own "
                              "pictures")
         command.add_argument("--root", "--data-path", help="folder (CIFAR-10: or archive) with the data")
