@@ -36,7 +36,7 @@ def encoded(image, fmt, **options):
 
 @functools.lru_cache(maxsize=None)
 def photo(height, width, seed=0):
-    """A picture with detail at every scale (noise of many octaves, an edge, a grid of thin lines), as photographs have."""
+    """A picture with detail at every scale (noise of many octaves, an edge, thin lines), as photographs have."""
     rng = np.random.default_rng(seed)
     image = np.full((320, 480, 3), 118, np.float32)
     for octave in (160, 64, 32, 16, 8, 4, 2):
@@ -226,7 +226,8 @@ def test_a_spec_names_its_decoding_and_none_means_full():
     assert transforms.decode(data, spec=FULL).shape == transforms.decode(data).shape == (480, 640, 3)
 
 
-@pytest.mark.parametrize("size", [(480, 640), (375, 500), (333, 500), (320, 481), (681, 1023), (961, 1281), (1301, 1201)])
+@pytest.mark.parametrize("size", [(480, 640), (375, 500), (333, 500), (320, 481), (681, 1023), (961, 1281),
+                                  (1301, 1201)])
 def test_reduced_is_near_full_for_every_factor(size):
     """Stated tolerance, in 8-bit steps. Half a pixel of shift would give 2 to 3."""
     data = encoded(photo(*size), "JPEG", quality=92)
@@ -258,7 +259,7 @@ def test_reduced_does_not_alias():
 @settings(max_examples=60, deadline=None)
 @given(st.integers(8, 400), st.integers(8, 400), st.integers(8, 90), st.integers(1, 8), st.booleans())
 def test_reduced_has_the_shape_and_place_of_full(height, width, size, orientation, grey):
-    """Any size, any EXIF orientation: the same shape as full decoding and resizing, the same things at the same places."""
+    """Any size, any EXIF orientation: the shape of full decoding and resizing, the same things at the same places."""
     ramp = np.stack(np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height)), 2)
     image = np.dstack([ramp, ramp.mean(2)]).astype(np.uint8)
     image = Image.fromarray(image).convert("L") if grey else image
