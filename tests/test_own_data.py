@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from utils.datasets import load_protocol, own
+from utils.datasets import folders, load_protocol, own
 from utils.errors import InputError
 
 
@@ -48,7 +48,7 @@ def test_class_folders(classes):
     for split in protocol.splits:
         assert [protocol.classes[row.argmax()] for row in split.labels] == [name.split("/")[0] for name in split.ids]
         assert (split.labels.sum(1) == 1).all() and split.images.read(0).shape == (16, 20, 3)
-    assert set(protocol.query.ids) | set(protocol.database.ids) == set(own.scan(classes)[0])
+    assert set(protocol.query.ids) | set(protocol.database.ids) == set(folders.scan(classes)[0])
     notes = "\n".join(protocol.notes)
     assert "3 files that are no pictures" in notes and "1 .md" in notes and "1 .heic" in notes
     assert "4 hidden" in notes and "1 folders without pictures are no classes: empty" in notes
@@ -60,7 +60,8 @@ def test_folders_above_the_classes_are_passed_over(classes, tmp_path):
     assert load_protocol(tmp_path / "a").classes == ["cat", "dog"]
 
 
-@pytest.mark.parametrize("names", [["a.jpg", "b.jpg", "c.png"], ["x/a.jpg", "x/b.jpg"], ["a.jpg", "x/b.jpg", "y/c.jpg"]])
+@pytest.mark.parametrize("names", [["a.jpg", "b.jpg", "c.png"], ["x/a.jpg", "x/b.jpg"],
+                                   ["a.jpg", "x/b.jpg", "y/c.jpg"]])
 def test_flat_and_mixed_folders_have_no_labels(names, tmp_path):
     protocol = load_protocol(pictures(tmp_path / "flat", *names))
     assert protocol.classes == [] and all(split.labels is None for split in protocol.splits)
@@ -103,7 +104,8 @@ def test_lists_win(classes):
 
 def test_a_query_that_is_searched_is_told_with_its_rows(classes):
     for name in ("train", "query", "database"):
-        (classes / f"{name}.txt").write_text("dog/1.JPG 0 1\ncat/0.jpg 1 0\n" if name == "database" else "cat/0.jpg 1 0\n")
+        more = "dog/1.JPG 0 1\n" if name == "database" else ""
+        (classes / f"{name}.txt").write_text(f"{more}cat/0.jpg 1 0\n")
     notes = load_protocol(classes).notes
     assert any(re.search(r"1 queries are also in the database split.*cat/0.jpg.*query.txt:1 and .*database.txt:2", note)
                for note in notes)
@@ -133,7 +135,7 @@ def test_links(tmp_path):
     os.symlink(outside, outside / "deep" / "circle")
     os.symlink("gone.jpg", root / "cat" / "gone.jpg")
     os.symlink("self.jpg", root / "cat" / "self.jpg")
-    found, notes = own.scan(root)
+    found, notes = folders.scan(root)
     assert found == ["bird/1.jpg", "bird/2.jpg", "bird/deep/3.jpg", "cat/0.jpg", "cat/gone.jpg", "cat/self.jpg",
                      "dog/0.jpg", "dog/kept.jpg"]
     assert any(note.startswith("6 links to what is read anyway") for note in notes), notes
@@ -145,7 +147,7 @@ def test_links(tmp_path):
 def test_special_files_are_no_pictures(tmp_path):
     root = pictures(tmp_path / "own", "0.jpg", "1.jpg")
     os.mkfifo(root / "pipe.jpg")  # would block a reader for ever
-    found, notes = own.scan(root)
+    found, notes = folders.scan(root)
     assert found == ["0.jpg", "1.jpg"] and any("1 .jpg" in note for note in notes)
 
 
@@ -224,14 +226,14 @@ def folder(tmp_path):
 
 
 CSV = {
-    "names": "path,labels,text,split\na.jpg,cat|dog,two pets,train\nb.jpg,cat,,train\nsub/c c.jpg,,\"a, \"\"b\"\"\nc\",query\n"
-             "./d.jpg,dog,x,database\n",
+    "names": "path,labels,text,split\na.jpg,cat|dog,two pets,train\nb.jpg,cat,,train\n"
+             "sub/c c.jpg,,\"a, \"\"b\"\"\nc\",query\n./d.jpg,dog,x,database\n",
     "semicolons": "\ufeffImage;Label;Caption;Split\r\na.jpg;cat|dog;two pets;Train\r\nb.jpg; cat ;;train\r\n"
                   "sub\\c c.jpg;;\"a, \"\"b\"\"\nc\";test\r\nd.jpg;dog;x;gallery\r\n",
-    "columns": "file,cat,dog,caption,split\na.jpg,1,1,two pets,train\nb.jpg,1,0,,train\n\nsub/c c.jpg,0,0,\"a, \"\"b\"\"\nc\","
-               "query\nd.jpg,0,1,x,database\n",
-    "json": "path,classes,text,split\na.jpg,\"[\"\"cat\"\", \"\"dog\"\"]\",two pets,train\nb.jpg,\"[\"\"cat\"\"]\",,train\n"
-            "sub/../sub/c c.jpg,[],\"a, \"\"b\"\"\nc\",query\nd.jpg,dog,x,database\n"}
+    "columns": "file,cat,dog,caption,split\na.jpg,1,1,two pets,train\nb.jpg,1,0,,train\n\n"
+               "sub/c c.jpg,0,0,\"a, \"\"b\"\"\nc\",query\nd.jpg,0,1,x,database\n",
+    "json": "path,classes,text,split\na.jpg,\"[\"\"cat\"\", \"\"dog\"\"]\",two pets,train\n"
+            "b.jpg,\"[\"\"cat\"\"]\",,train\nsub/../sub/c c.jpg,[],\"a, \"\"b\"\"\nc\",query\nd.jpg,dog,x,database\n"}
 
 
 def write(folder, text, name="m.csv"):
@@ -286,7 +288,7 @@ FAULTS = [
     ("m.csv", "path,labels\na.jpg,x\nb.jpg\n", "m.csv:3: 1 columns where 2 are expected"),
     ("m.csv", "path,text\na.jpg,\"two\nlines\"\nb.jpg,x,y\n", "m.csv:4: 3 columns where 2"),
     ("m.csv", "path,labels\na.jpg,x\nb.jpg,\"y\n", "m.csv:3: broken CSV"),
-    ("m.csv", "picture,labels\na.jpg,x\n", "m.csv:1: no column path .or image, file, filename.; there are picture, labels"),
+    ("m.csv", "picture,labels\na.jpg,x\n", "m.csv:1: no column path .or image.*; there are picture, labels"),
     ("m.csv", "path,image\na.jpg,x\n", "m.csv:1: path and image both name the path"),
     ("m.csv", "path,text,text\na.jpg,x,y\n", "m.csv:1: two columns are named text"),
     ("m.csv", "", "m.csv is empty; its first line must name the columns"),
@@ -306,6 +308,7 @@ FAULTS = [
     ("m.csv", "path,labels\na.jpg,[1\n", "m.csv:2: labels '.1' are a broken JSON list"),
     ("m.csv", "path,labels\na.jpg,x\nb.jpg,ä\n".encode("latin1"), "m.csv:3: not UTF-8 text"),
     ("m.csv", "path,labels\na.jpg,x\n".encode("utf-16"), "m.csv:1: not UTF-8 text"),
+    ("m.csv", '"pa\nth",labels\na.jpg,x\n', "m.csv:1: no column path .*; there are pa th, labels"),
     ("m.jsonl", GOOD + "{'path': 1}\n", "m.jsonl:2: broken JSON"),
     ("m.jsonl", GOOD + "[" * 100000 + "\n", "m.jsonl:2: broken JSON"),
     ("m.jsonl", GOOD + "[1]\n", "m.jsonl:2: not a JSON object"),
@@ -314,7 +317,8 @@ FAULTS = [
     ("m.jsonl", GOOD + '{"path": "b.jpg", "labels": {"x": 1}}\n', "m.jsonl:2: labels .* neither names"),
     ("m.jsonl", GOOD + '{"path": "b.jpg", "labels": [1, 2]}\n', "m.jsonl:2: labels .* neither a list of names nor"),
     ("m.jsonl", GOOD + '{"path": "b.jpg", "labels": [1, 0]}\n', "m.jsonl:2: labels as 2 columns .* where names"),
-    ("m.jsonl", '{"path": "a.jpg", "labels": [1]}\n{"path": "b.jpg", "labels": [1, 0]}\n', "m.jsonl:2: labels as 2 col"),
+    ("m.jsonl", '{"path": "a.jpg", "labels": [1]}\n{"path": "b.jpg", "labels": [1, 0]}\n',
+     "m.jsonl:2: labels as 2 columns"),
     ("m.jsonl", GOOD + '{"path": "b.jpg", "text": ["x"]}\n', "m.jsonl:2: text is .* must be a string"),
     ("m.jsonl", '{"path": "a.jpg", "split": "test"}\n{"path": "b.jpg"}\n', "m.jsonl:2: no split, and other rows"),
     ("m.txt", "a.jpg 1 0\nb.jpg 0 1\na.jpg 1 0\n", "m.txt:3: a.jpg is already in row 1"),
@@ -330,8 +334,8 @@ def test_faults_name_file_and_row(folder, name, text, message):
 
 @settings(max_examples=150, deadline=None)
 @given(st.text(max_size=60) | st.lists(st.lists(st.sampled_from(
-    ["path", "labels", "a.jpg", "", '"', "0", "1", "[0]", "split", "train", "x|y", "../", "\n", "\0", "text"]), max_size=4)
-    .map(",".join), max_size=4).map("\n".join), st.sampled_from(["m.csv", "m.tsv", "m.jsonl", "m.txt"]))
+    ["path", "labels", "a.jpg", "", '"', "0", "1", "[0]", "split", "train", "x|y", "../", "\n", "\0", "text"]),
+    max_size=4).map(",".join), max_size=4).map("\n".join), st.sampled_from(["m.csv", "m.tsv", "m.jsonl", "m.txt"]))
 def test_any_text_is_read_or_refused(tmp_path_factory, text, name):
     folder = tmp_path_factory.getbasetemp()
     path = write(folder, text.encode("utf-8", "surrogatepass"), f"any_{name}")
@@ -342,7 +346,8 @@ def test_any_text_is_read_or_refused(tmp_path_factory, text, name):
         except InputError as error:
             assert "\n" not in str(error)
             continue
-        assert len(set(table.paths)) == len(table.paths) and not any(".." in path.split("/") for path in table.paths)
+        assert len(set(table.paths)) == len(table.paths)
+        assert not any(".." in path.split("/") for path in table.paths)
         assert all(column is None or len(column) == len(table.paths)
                    for column in (table.labels, table.texts, table.roles, table.lines))
 

@@ -58,8 +58,8 @@ def _device(value):
 # name: (default, converter, help). What decides the result; written beside every result.
 RECIPE = {
     "method": ("hashnet", str, "hashing method; `python -m models` lists them"),
-    "dataset": ("shapes", str, "protocol name (`python -m utils.datasets list`), or your own pictures: a folder, a manifest "
-                "(.csv, .jsonl) or an image list (.txt); data/README.md"),
+    "dataset": ("shapes", str, "protocol name (`python -m utils.datasets list`), or your own pictures: a folder, a "
+                "manifest (.csv, .jsonl) or an image list (.txt); data/README.md"),
     "data_path": (None, str, "folder of the images or of the official archive"),
     "list_dir": (None, str, "folder with train/query(test)/database lists, instead of data/<dataset>"),
     "num_train": (None, _whole(1), "training images, where the protocol lets one choose"),

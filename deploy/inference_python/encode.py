@@ -50,7 +50,8 @@ class Data:
         if self.gallery is not None:
             from utils.datasets.shards import gallery
             split, classes, notes = gallery(self.gallery, self.root)
-            return Protocol("gallery", split.select([], "train"), split.select([], "query"), split, classes, notes=notes)
+            none = [split.select([], name) for name in ("train", "query")]
+            return Protocol("gallery", *none, split, classes, notes=notes)
         if not self.request["dataset"]:
             raise InputError("the model does not say which data set it was made for; give --dataset")
         return load_protocol(self.request["dataset"], root=self.root, seed=self.request["split_seed"],
@@ -246,7 +247,8 @@ def refresh(encoder, data, codefile, modality="image", say=print, **how):
         raise InputError(f"no picture of {data.gallery} can be read")
     meta = {**meta, "sha256": split.sha256(), "skipped": len(split) - len(positions), "root": split.images.root,
             "classes": list(data.protocol.classes), **_stamps(split, modality, set(positions))}
-    return CodeFile(codes=codes[[kept[i] for i in positions]], bits=codefile.bits, ids=[split.ids[i] for i in positions],
+    return CodeFile(codes=codes[[kept[i] for i in positions]], bits=codefile.bits,
+                    ids=[split.ids[i] for i in positions],
                     labels=None if split.labels is None else split.labels[positions], fingerprint=codefile.fingerprint,
                     meta=meta)
 

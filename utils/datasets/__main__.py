@@ -47,10 +47,10 @@ def table():
     for spec in PROTOCOLS.values():
         query, train, database = spec.counts
         lines.append(f"{spec.name:<22}{query:>7}{train:>7}{database or 'rest':>9}{spec.classes:>8}"
-                     f"{spec.topk or 'all':>6}  {'yes' if spec.inside else 'no':<19}{spec.licence or 'see there':<{widest}}"
-                     f"{spec.obtain}")
-    lines.append("or a folder of your own pictures (a sub-folder a class, or flat), a manifest (.csv, .tsv, .jsonl) or an")
-    lines.append("   image list (.txt): data/README.md says how")
+                     f"{spec.topk or 'all':>6}  {'yes' if spec.inside else 'no':<19}"
+                     f"{spec.licence or 'see there':<{widest}}{spec.obtain}")
+    lines.append("or your own pictures: a folder (a sub-folder a class, or flat), a manifest (.csv, .tsv, .jsonl) or "
+                 "an image list (.txt); see data/README.md")
     lines.append("or a file of image and text features: .npz, .mat (utils/datasets/features.py says how)")
     return lines
 
