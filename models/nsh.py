@@ -112,11 +112,11 @@ class NSH(HashMethod):
         "tau_sort": (0.1, "temperature of the soft sort; similarities lie in [0, 1] (chosen)"),
         "pow": (1.0, "exponent of the distance inside the soft sort (chosen)"),
         "hard": (False, "sort hard in the forward pass, softly in the backward pass (chosen)"),
-        "lamda": (1.0, "weight of the quantisation term (chosen)"),
+        "lamda": (0.0, "weight of the quantisation term (chosen)"),
     }
 
     def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
-                 hidden=1024, z_dim=128, positives=2, tau=0.1, tau_sort=0.1, pow=1.0, hard=False, lamda=1.0):
+                 hidden=1024, z_dim=128, positives=2, tau=0.1, tau_sort=0.1, pow=1.0, hard=False, lamda=0.0):
         super().__init__(backbone, bits, feature_norm, frozen)
         for name, value in (("hidden", hidden), ("z_dim", z_dim), ("positives", positives), ("tau", tau),
                             ("tau_sort", tau_sort)):
