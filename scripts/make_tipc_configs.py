@@ -1,5 +1,5 @@
-"""Write test_tipc/configs from the method registry: the TIPC configs of every chain for each method and code length, and
-the recipes of the lite modes.
+"""Write test_tipc/configs from the method registry: the TIPC configs of every chain for each method and code length,
+and the recipes of the lite modes.
 
     python scripts/make_tipc_configs.py             write them
     python scripts/make_tipc_configs.py --check     fail where a committed file differs

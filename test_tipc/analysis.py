@@ -14,7 +14,8 @@ import re
 import subprocess
 import sys
 
-LINE = re.compile(r"loss: (\S+?),.*avg_reader_cost: ([\d.]+) sec, avg_batch_cost: ([\d.]+) sec, avg_ips: ([\d.]+) images/sec")
+LINE = re.compile(r"loss: (\S+?),.*avg_reader_cost: ([\d.]+) sec, avg_batch_cost: ([\d.]+) sec, "
+                  r"avg_ips: ([\d.]+) images/sec")
 
 
 def git(*arguments):
@@ -48,7 +49,8 @@ def speed(text, skip, batch, devices):
         return None
     cost = sum(row[2] for row in rows) / len(rows)
     return {"ips": round(batch * devices / cost, 3), "avg_batch_cost": round(cost, 5),
-            "avg_reader_cost": round(sum(row[1] for row in rows) / len(rows), 5), "loss": rows[-1][0], "steps": len(rows)}
+            "avg_reader_cost": round(sum(row[1] for row in rows) / len(rows), 5), "loss": rows[-1][0],
+            "steps": len(rows)}
 
 
 def main():

@@ -6,8 +6,9 @@
 # PARAMS chooses one measurement: dynamic_bs16_fp32_DP_N1C1 is batch 16, float32, one node with one device (N1C2: two
 # ranks). Without it all of the section run, on N1C1.
 #
-# Logs: test_tipc/output/<model>/benchmark_train/ (or $BENCHMARK_LOG_DIR): train_log/<name>_log, index/<name>_speed (one line
-# of JSON: ips, avg_batch_cost and what was measured), <name> = <repository>_<model>_bs<n>_<fp>_<SingleP|MultiP>_DP_N1C<n>.
+# Logs: test_tipc/output/<model>/benchmark_train/ (or $BENCHMARK_LOG_DIR): train_log/<name>_log, index/<name>_speed (one
+# line of JSON: ips, avg_batch_cost and what was measured), where <name> is
+# <repository>_<model>_bs<n>_<fp>_<SingleP|MultiP>_DP_N1C<n>.
 set -u
 # shellcheck source=test_tipc/common_func.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"

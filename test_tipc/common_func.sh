@@ -11,9 +11,9 @@
 #   export_checkpoint && run_step STEP LOG EVIDENCE COMMAND...      # step export: $out/inference
 #   finish                     # exit 0 passed, 1 a step failed, 3 the chain cannot run here (skip_chain)
 #
-# $out is test_tipc/output/<model_name>/<mode> for the base chain and test_tipc/output/<model_name>/<chain>/<mode> for the
-# others. It holds results_python.log (one line a step), a log per step, and steps.tsv: step, status (passed, failed,
-# `skipped: reason`, `not run: reason`), seconds, mAP.
+# $out is test_tipc/output/<model_name>/<mode> for the base chain and test_tipc/output/<model_name>/<chain>/<mode> for
+# the others. It holds results_python.log (one line a step), a log per step, and steps.tsv: step, status (passed,
+# failed, `skipped: reason`, `not run: reason`), seconds, mAP.
 
 # fail MESSAGE...: one line and a non-zero status.
 fail() {
@@ -187,8 +187,8 @@ record() {
     printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$3" "${4:--}" >>"$out/steps.tsv"
 }
 
-# lacks EVIDENCE LOG: what a step that worked would have left, and this one has not; nothing if all is there. EVIDENCE is
-# `file PATH` or `line TEXT` (of the step's log), or several of them in lines of their own.
+# lacks EVIDENCE LOG: what a step that worked would have left, and this one has not; nothing if all is there. EVIDENCE
+# is `file PATH` or `line TEXT` (of the step's log), or several of them in lines of their own.
 lacks() {
     local evidence
     while IFS= read -r evidence; do
@@ -200,8 +200,13 @@ lacks() {
     grep -Eio '(loss|mAP[^ ]*):? -?(nan|inf)([ ,]|$)' "$2" | head -n 1 | tr -d ','
 }
 
-# run_step STEP LOG EVIDENCE COMMAND...: status 77 of the command means that it cannot be done here, for the reason in its
-# last line; that is no failure and no pass.
+# image_map LOG: the last mAP of image queries on image codes in a log (I->I, or without a direction); nothing if none.
+image_map() {
+    sed -n -e '/->T/d' -e '/T->/d' -e 's/.*mAP[^ :]*:\{0,1\} \([0-9][0-9.]*\).*/\1/p' "$1" | tail -n 1
+}
+
+# run_step STEP LOG EVIDENCE COMMAND...: status 77 of the command means that it cannot be done here, for the reason in
+# its last line; that is no failure and no pass.
 run_step() {
     local step=$1 step_log=$2 evidence=$3 status seconds=$SECONDS missing
     shift 3
@@ -222,7 +227,7 @@ run_step() {
     status_check $status "$*" "$log"
     seconds=$((SECONDS - seconds))
     if [ $status -eq 0 ]; then
-        record "$step" passed $seconds "$(sed -n 's/.*mAP[^ :]*:\{0,1\} \([0-9][0-9.]*\).*/\1/p' "$step_log" | tail -n 1)"
+        record "$step" passed $seconds "$(image_map "$step_log")"
     else
         failed=1
         record "$step" failed $seconds
@@ -283,7 +288,8 @@ train_and_eval() {
     [ "$device" = True ] && save=$out/${trainer}_gpus$tag
     checkpoint=$save/$train_name
     run_step "train$tag" "$step_log" "file $checkpoint"$'\n'"line images/sec" \
-        "${launch[@]}" "${train_command[@]}" "${parameters[@]}" "$@" --output-dir "$save" "$train_device_key" "$device" || {
+        "${launch[@]}" "${train_command[@]}" "${parameters[@]}" "$@" --output-dir "$save" \
+        "$train_device_key" "$device" || {
         checkpoint=
         return 1
     }
@@ -304,8 +310,8 @@ find_checkpoint() {
         for found in "${TIPC_OUTPUT:-test_tipc/output}/$model_name"/*/"$trainer"_*/"$train_name"; do
             [ -f "$found" ] && { [ -z "$checkpoint" ] || [ "$found" -nt "$checkpoint" ]; } && checkpoint=$found
         done
-        [ -n "$checkpoint" ] || fail "whole_infer of $model_name needs a checkpoint: set TIPC_CHECKPOINT, or run a train" \
-            "mode first"
+        [ -n "$checkpoint" ] || fail "whole_infer of $model_name needs a checkpoint: set TIPC_CHECKPOINT, or run a" \
+            "train mode first"
     fi
     echo "checkpoint: $checkpoint" | tee -a "$log"
 }

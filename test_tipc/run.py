@@ -48,7 +48,8 @@ def parse(argv):
     parser = Parser(prog="sh scripts/tipc.sh", allow_abbrev=False, description="Run TIPC configs and print a table.")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN",
                         help="configs by name, such as hashnet_16 or 'hashnet_*' (default: all)")
-    parser.add_argument("--chain", default="base", metavar="NAMES", help=f"comma-separated, or all: {', '.join(CHAINS)}")
+    parser.add_argument("--chain", default="base", metavar="NAMES",
+                        help=f"comma-separated, or all: {', '.join(CHAINS)}")
     parser.add_argument("--mode", choices=MODES, metavar="MODE",
                         help=f"{', '.join(MODES)} (default: {LITE}; the benchmark chain has its own)")
     parser.add_argument("--jobs", type=int, metavar="N", help="configs at a time (default: by cores and free memory)")

@@ -2,8 +2,8 @@
 
     python test_tipc/run_nodes.py --nodes 2 --log-dir DIR -- main_multi_gpu.py --method hashnet ...
 
-The launchers' own words go to DIR/node<N>.log, those of rank 0 to the screen. If one ends badly the others are ended too
-(by themselves they would wait for it), and so they are after --timeout seconds.
+The launchers' own words go to DIR/node<N>.log, those of rank 0 to the screen. If one ends badly the others are ended
+too (by themselves they would wait for it), and so they are after --timeout seconds.
 """
 import argparse
 import os
@@ -25,8 +25,8 @@ def start(node, options, port):
     """The launcher of a node, in a process group of its own."""
     # every launcher wants its own folder of logs; --backend is no flag of the launcher: it would take it for the script
     folder = os.path.join(options.log_dir, f"node{node}")
-    command = [sys.executable, "-m", "paddle.distributed.launch", "--nnodes", str(options.nodes), "--nproc_per_node", "1",
-               "--master", f"127.0.0.1:{port}", "--rank", str(node), "--host", "127.0.0.1", "--log_dir", folder,
+    command = [sys.executable, "-m", "paddle.distributed.launch", "--nnodes", str(options.nodes), "--nproc_per_node",
+               "1", "--master", f"127.0.0.1:{port}", "--rank", str(node), "--host", "127.0.0.1", "--log_dir", folder,
                *options.command]
     # proxies are for other machines
     env = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}

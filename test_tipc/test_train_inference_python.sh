@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The chains base, fleet and amp: train, evaluate, export, infer and compare as a config says. Ends with a non-zero status
-# if any step failed.
+# The chains base, fleet and amp: train, evaluate, export, infer and compare as a config says. Ends with a non-zero
+# status if any step failed.
 #
 #   bash test_tipc/test_train_inference_python.sh test_tipc/configs/hashnet_16/train_infer_python.txt MODE
 #

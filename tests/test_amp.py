@@ -63,7 +63,7 @@ def test_a_cpu_refuses(run, shapes, tmp_path):
     amp.check("none")
     with pytest.raises(InputError, match="GPU"):
         amp.check("fp16")
-    done = run("main_single_gpu.py", "--amp", "bf16", "--data-path", shapes, "--epoch", 1, "--output-dir", tmp_path / "out",
-               "--device", "cpu", "--backbone", "ConvNet:width=4", "--no-pretrained", ok=False)
+    done = run("main_single_gpu.py", "--amp", "bf16", "--data-path", shapes, "--epoch", 1, "--output-dir",
+               tmp_path / "out", "--device", "cpu", "--backbone", "ConvNet:width=4", "--no-pretrained", ok=False)
     assert len(done.stderr.strip().splitlines()) == 1 and "amp bf16 needs a GPU" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -1,5 +1,5 @@
-"""Training with the backbone in 16 bits (--amp bf16, fp16). The layers above it and the losses stay in float32: they cost
-nothing, and sums over all pairs of a batch do not fit into 8 bits of mantissa.
+"""Training with the backbone in 16 bits (--amp bf16, fp16). The layers above it and the losses stay in float32: they
+cost nothing, and sums over all pairs of a batch do not fit into 8 bits of mantissa.
 """
 import contextlib
 
