@@ -45,7 +45,7 @@ def load_protocol(name, root=None, seed=None, list_dir=None, **sizes):
 
     Args:
         name: a key of ``PROTOCOLS``, a folder of pictures or of image lists, a manifest or an image list (see
-            own.py), or a file of features (see features.py).
+            own.py), shards (see shards.py), or a file of features (see features.py).
         root: folder (CIFAR-10: or the archive) with the data; None where the protocol has a default.
         seed: of the split (and of the drawing, for ``shapes``); the protocol's default if None.
         list_dir: folder of the list files, for protocols that read such.

@@ -39,6 +39,7 @@ import numpy as np
 from utils import transforms
 from utils.datasets import lists, own, tar_items
 from utils.datasets.base import FileImages, Protocol, Spec, Split
+from utils.datasets.rows import Table, complain
 from utils.errors import InputError
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
@@ -253,13 +254,6 @@ def open_shards(path, on_fault=None):
     return pool, classes
 
 
-def complain(message, on_fault):
-    """Raise InputError, or hand the message to ``on_fault``."""
-    if on_fault is None:
-        raise InputError(message)
-    on_fault(message)
-
-
 def _names(buffer, size):
     size = size.clip(0)
     return Names(buffer, np.cumsum(size, dtype=np.int64) - size, size)
@@ -347,7 +341,7 @@ def spec(path):
         sizes, notes = dict(sizes), []
         if sizes.pop("skip_broken", None) and on_fault is None:
             pool, notes = without_broken(pool)
-        query, train, database = own.roles(own.Table("", pool.ids, pool.labels, classes), seed, sizes, path)
+        query, train, database = own.roles(Table("", pool.ids, pool.labels, classes), seed, sizes, path)
         return Protocol(name, pool.select(train, "train"), pool.select(query, "query"),
                         pool.select(database, "database"), classes, seed=seed, notes=notes)
 
