@@ -142,8 +142,8 @@ def report(times, count, base="seed"):
         wall, processor = np.median(values, axis=0) / count * 1e3
         ratio_wall, ratio = np.median(times[base] / values, axis=0)
         figures[name] = {"cpu_ms": processor, "wall_ms": wall, "ratio_cpu": ratio, "ratio_wall": ratio_wall}
-        print(f"  {name:10s} {processor:6.2f} ms of CPU an image ({1e3 / processor:5.0f} images/s), {wall:6.2f} ms wall "
-              f"({1e3 / wall:5.0f}/s); {base} / {name}: {ratio:.2f} (CPU), {ratio_wall:.2f} (wall)", flush=True)
+        print(f"  {name:10s} {processor:6.2f} ms of CPU an image ({1e3 / processor:5.0f} images/s), {wall:6.2f} ms "
+              f"wall ({1e3 / wall:5.0f}/s); {base} / {name}: {ratio:.2f} (CPU), {ratio_wall:.2f} (wall)", flush=True)
     return figures
 
 
