@@ -64,7 +64,10 @@ def add_text_features(protocol, recipe, saved=None):
         (plain values of the vectoriser or None, a line for the log or None).
     """
     from utils.text import Vectorizer, empty_rows
-    if protocol.train.texts is None or protocol.train.text_features is not None:
+    if protocol.train.text_features is not None:
+        # published columns with known words: queries may be typed all the same
+        return (Vectorizer("bow", protocol.vocabulary).to_dict() if protocol.vocabulary else None), None
+    if protocol.train.texts is None:
         return None, None
     vectorizer = Vectorizer.from_dict(saved) if saved else \
         Vectorizer.fit(protocol.train.texts, recipe["text_kind"], recipe["text_limit"])

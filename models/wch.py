@@ -25,7 +25,8 @@ from models.method import HashMethod
 from utils.distributed import gather, rank
 from utils.errors import InputError
 
-WEIGHT_NORMS = ("column", "row")
+WEIGHT_NORMS = ("column", "row", "share")
+HEAD_STARTS = ("authors", "small")
 
 
 def mutual_attention(x1, x2, temperature=1.0):
@@ -102,13 +103,15 @@ def patch_similarity(y1, y2, limit=1 << 24):
     return _BestMatch.apply(l2_normalize(y1), l2_normalize(y2), limit)
 
 
-def patch_weights(y1, y2, temperature=0.2, norm="column", limit=1 << 24):
+def patch_weights(y1, y2, temperature=0.2, norm="column", neighbour_share=1.0, limit=1 << 24):
     """Soft targets w of this rank's anchors against the keys of the global batch.
 
     Args:
         y1, y2: tokens float [b, N, D] of this rank's images in the two views.
         temperature: T_w.
-        norm: ``column`` divides w_ab by p_bb (authors' code), ``row`` by p_aa (paper's text).
+        norm: ``column`` divides w_ab by p_bb (authors' code), ``row`` by p_aa (paper's text); ``share`` gives the image
+            itself 1 and any other one ``neighbour_share`` p_ab, so that all others together weigh no more than that.
+        neighbour_share: see ``norm``.
         limit: see ``patch_similarity``.
 
     Returns:
@@ -119,6 +122,8 @@ def patch_weights(y1, y2, temperature=0.2, norm="column", limit=1 << 24):
     p = F.softmax(patch_similarity(y1, keys, limit) / temperature, axis=-1)
     mine = F.one_hot(paddle.arange(own) + rank() * own, every).astype(p.dtype)
     diagonal = (p * mine).sum(axis=1)
+    if norm == "share":
+        return mine + neighbour_share * p * (1 - mine)
     return p / (gather(diagonal) if norm == "column" else diagonal.unsqueeze(1))
 
 
@@ -174,11 +179,11 @@ def pool_tokens(tokens, grid):
     return F.adaptive_avg_pool2d(maps, grid).flatten(2).transpose([0, 2, 1])
 
 
-def _linear(inputs, outputs):
-    """Linear layer as the authors initialise it: kaiming uniform over fan-out, N(0, 1) biases."""
-    bound = (6.0 / outputs) ** 0.5
-    return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound),
-                     bias_attr=nn.initializer.Normal(0.0, 1.0))
+def _linear(inputs, outputs, start):
+    """Linear layer. ``authors``: kaiming uniform over fan-out, N(0, 1) biases; ``small``: all in +-1/sqrt(inputs)."""
+    bound = inputs ** -0.5 if start == "small" else (6.0 / outputs) ** 0.5
+    bias = nn.initializer.Uniform(-bound, bound) if start == "small" else nn.initializer.Normal(0.0, 1.0)
+    return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound), bias_attr=bias)
 
 
 class WCH(HashMethod):
@@ -198,17 +203,24 @@ class WCH(HashMethod):
         "attention_temperature": (1.0, "WCH: softmax temperature of the mutual attention"),
         "weight_temperature": (0.2, "WCH: softmax temperature of the patch-level weights"),
         "contrast_temperature": (0.3, "WCH: temperature of the code similarities in the contrastive loss"),
-        "weight_norm": ("column", "WCH: weights are divided by the key's (column) or the anchor's (row) own weight"),
+        "weight_norm": ("column", "WCH: weights are divided by the key's (column) or the anchor's (row) own weight; share: "
+                        "the image itself weighs 1, all others together at most neighbour_share"),
+        "neighbour_share": (1.0, "WCH: weight of all other images together with weight_norm share"),
+        "head_start": ("authors", "WCH: initial weights of the hash head; small: no tanh is saturated at the start"),
         "token_grid": (0, "WCH: pool the token map to this many rows and columns; 0 = every token as it is"),
         "detach_weights": (False, "WCH: keep the gradient out of the patch-level weights"),
     }
 
     def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
                  hidden=1024, attention_temperature=1.0, weight_temperature=0.2, contrast_temperature=0.3,
-                 weight_norm="column", token_grid=0, detach_weights=False):
+                 weight_norm="column", neighbour_share=1.0, head_start="authors", token_grid=0, detach_weights=False):
         super().__init__(backbone, bits, feature_norm, frozen)
         if weight_norm not in WEIGHT_NORMS:
             raise InputError(f"weight_norm is {weight_norm!r}; choose one of {', '.join(WEIGHT_NORMS)}")
+        if head_start not in HEAD_STARTS:
+            raise InputError(f"head_start is {head_start!r}; choose one of {', '.join(HEAD_STARTS)}")
+        if neighbour_share < 0:
+            raise InputError(f"neighbour_share is {neighbour_share}; it must not be negative")
         for key, value in (("attention_temperature", attention_temperature),
                            ("weight_temperature", weight_temperature),
                            ("contrast_temperature", contrast_temperature)):
@@ -222,10 +234,10 @@ class WCH(HashMethod):
         self.weight_temperature = weight_temperature
         self.contrast_temperature = contrast_temperature
         self.weight_norm, self.detach_weights = weight_norm, detach_weights
-        self.token_grid = token_grid
+        self.neighbour_share, self.token_grid = neighbour_share, token_grid
         self.fc_norm = nn.LayerNorm(self.feature_dim, epsilon=1e-6)
-        self.fc = _linear(self.feature_dim, hidden)
-        self.hash = _linear(hidden, bits)
+        self.fc = _linear(self.feature_dim, hidden, head_start)
+        self.hash = _linear(hidden, bits, head_start)
 
     @property
     def feature_key(self):
@@ -242,10 +254,8 @@ class WCH(HashMethod):
     def loss(self, batch):
         """Terms ``contrast`` and ``balance`` and their sum; see ``HashMethod.loss``."""
         y1, y2 = mutual_attention(self.view(batch, 0), self.view(batch, 1), self.attention_temperature)
-        if self.detach_weights:
-            weights = patch_weights(y1.detach(), y2.detach(), self.weight_temperature, self.weight_norm)
-        else:
-            weights = patch_weights(y1, y2, self.weight_temperature, self.weight_norm)
+        seen = (y1.detach(), y2.detach()) if self.detach_weights else (y1, y2)
+        weights = patch_weights(*seen, self.weight_temperature, self.weight_norm, self.neighbour_share)
         h1, h2 = sign_ste(self.code(y1)), sign_ste(self.code(y2))
         terms = {"contrast": weighted_contrast(h1, gather(h2), weights, self.contrast_temperature),
                  "balance": balance(h1)}

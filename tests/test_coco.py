@@ -125,14 +125,14 @@ def test_bad_input(tmp_path):
     assert not (tmp_path / "lists").exists()
 
 
-def test_loading_without_lists_says_how_to_make_them(tmp_path):
-    (tmp_path / "root").mkdir()
+def test_loading_without_lists_says_how_to_make_them(tmp_path, made):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="utils.datasets make coco"):
-        load_protocol("coco", root=tmp_path / "root", list_dir=tmp_path / "none")
+        load_protocol("coco", root=tmp_path / "empty", list_dir=tmp_path / "none")
     with pytest.raises(InputError, match="--data-path"):
         load_protocol("coco", list_dir=tmp_path / "none")
     with pytest.raises(InputError, match="set when the lists are made"):
-        load_protocol("coco", root=tmp_path / "root", num_train=5)
+        load_protocol("coco", root=made[0] / "root", list_dir=made[0] / "lists", num_train=5)
 
 
 def test_a_full_disk_leaves_no_new_list(made, monkeypatch):
@@ -141,7 +141,7 @@ def test_a_full_disk_leaves_no_new_list(made, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr(coco, "sha256_file", full)
+    monkeypatch.setattr("utils.datasets.made.sha256_file", full)
     with pytest.raises(InputError, match="No space left"):
         coco.make_lists(folder / "root", folder / "lists", seed=9, query=5, train=6, any_count=True)
     assert {path.name: path.read_bytes() for path in (folder / "lists").iterdir()} == before

@@ -248,8 +248,30 @@ def test_layers_behind_the_tokens_do_not_train():
 
 
 @pytest.mark.parametrize("wrong", [{"weight_norm": "both"}, {"weight_temperature": 0.0},
-                                   {"contrast_temperature": -1.0}, {"attention_temperature": 0.0}])
+                                   {"contrast_temperature": -1.0}, {"attention_temperature": 0.0},
+                                   {"head_start": "large"}, {"neighbour_share": -0.1}, {"token_grid": -1}])
 def test_wrong_settings_are_one_line(wrong):
     with pytest.raises(InputError) as error:
         WCH(Precomputed(8), 16, 0, 0, **wrong)
     assert next(iter(wrong)) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_shared_weights_leave_the_image_itself_in_the_lead():
+    rng = np.random.RandomState(3)
+    y1, y2 = (paddle.to_tensor(rng.standard_normal((5, 4, 6)).astype("float32")) for _ in range(2))
+    weights = patch_weights(y1, y2, 0.1, "share", 0.3).numpy()
+    plain = paddle.nn.functional.softmax(patch_similarity(y1, y2) / 0.1, axis=-1).numpy()
+    others = ~np.eye(5, dtype=bool)
+    near(np.diag(weights), np.ones(5))
+    near(weights[others], 0.3 * plain[others])
+    assert (weights[others].reshape(5, 4).sum(1) <= 0.3 + 1e-6).all()
+
+
+def test_small_start_saturates_no_tanh():
+    paddle.seed(0)
+    x = paddle.randn([64, 1, 512])
+    share = {}
+    for start in ("authors", "small"):
+        method = WCH(Precomputed(512), 16, 0, 0, head_start=start)
+        share[start] = float((method.code(x).abs() > 0.99).astype("float32").mean())
+    assert share["small"] == 0 and share["authors"] > 0.5

@@ -33,11 +33,13 @@ def _pieces(positions, size):
 def _hash_pictures(digest, images):
     """Add what tells the pictures of a split from others of the same names: size and time of files, else the bytes."""
     for i in range(len(images)):
-        if not hasattr(images, "path"):
+        if not hasattr(images, "stamp"):
             digest.update(images.read(i).tobytes())
-        elif os.path.isfile(images.path(i)):  # a missing one is named when it is read
-            info = os.stat(images.path(i))
-            digest.update(f"{i} {info.st_size} {info.st_mtime_ns}\n".encode())
+            continue
+        try:
+            digest.update(f"{i} {images.stamp(i)}\n".encode())
+        except OSError:  # a missing file is named when it is read
+            pass
 
 
 @paddle.no_grad()

@@ -1,5 +1,6 @@
 """python -m utils.datasets list | make NAME | check NAME | download NAME | shard NAME"""
 import argparse
+import inspect
 import sys
 
 from utils.datasets import PROTOCOLS, check_sizes, download, find_spec, load_spec, write_shards
@@ -27,6 +28,8 @@ def main(argv):
     if options.command == "make":
         if spec.make is None:
             raise InputError(f"{spec.name} needs no lists; look at it with: python -m utils.datasets check {spec.name}")
+        if options.any_count and "any_count" not in inspect.signature(spec.make).parameters:
+            raise InputError(f"{spec.name} has no official counts; leave out --any-count")
         extra = {"any_count": True} if options.any_count else {}
         spec.make(options.root, seed, options.list_dir, sizes, **extra)
         return
@@ -65,7 +68,7 @@ def _parse(argv):
     commands.add_parser("list", help="table of the protocols")
     download.add_command(commands)
     make = commands.add_parser("make", help="write what a protocol needs beside the images")
-    make.add_argument("--any-count", action="store_true", help="coco: accept annotations other than the official ones")
+    make.add_argument("--any-count", action="store_true", help="accept other counts than the official files have")
     examine = commands.add_parser("check", help="name every fault; exit status 1 if there is one")
     examine.add_argument("--fast", action="store_true", help="read the headers of the images only")
     examine.add_argument("--workers", type=int, help="threads that read images (default: cores)")

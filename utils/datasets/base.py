@@ -129,6 +129,7 @@ class Protocol:
     """Three splits and how they are ranked.
 
     topk: length of the ranking that mAP looks at, 0 = all. seed: what the split was drawn from.
+    vocabulary: words of the columns of text_features where these are 0/1 (a word occurs or not), or None.
     notes: lines for people, such as what was left out and how many.
     """
 
@@ -162,6 +163,7 @@ class Spec:
     make: callable(root, seed, list_dir, sizes) -> None, prints what it made; None where there is nothing to make.
     counts: (query, train, database) of the literature, or None.
     inside: every train item is in the database. sizes: names of the size flags that load or make take.
+    unlabelled: items without any label belong to the protocol; check counts them, they are no faults.
     seed: the seed when none is given. source: ``licence; where a person obtains the images``.
     """
 
@@ -172,6 +174,7 @@ class Spec:
     topk: int = 0
     classes: int = 0
     inside: bool = True
+    unlabelled: bool = False
     sizes: tuple = ()
     seed: int = 0
     source: str = ""

@@ -37,6 +37,10 @@ def check(spec, root=None, seed=None, list_dir=None, sizes=None, fast=False, wor
     faults += _counts(spec, protocol, sizes)
     for split in protocol.splits:
         faults += _rows(split)
+    if spec.unlabelled:
+        count = sum(sort == "no label" for sort, _ in faults)
+        faults = [fault for fault in faults if fault[0] != "no label"]
+        protocol.notes.append(f"{count} items without any label, which belong to {spec.name}")
     faults += _overlaps(spec, protocol)
     faults += _images(protocol, fast, workers or os.cpu_count() or 1)
     return protocol, faults

@@ -8,17 +8,15 @@ is another draw of the same protocol.
 """
 import json
 import os
-import tempfile
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import made
 from utils.datasets.base import Spec, need_folder
 from utils.datasets.draw import permutation
 from utils.errors import InputError
-from utils.files import sha256_file, write_json
 
-DEFAULT_LISTS = os.path.normpath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "data", "coco"))
+DEFAULT_LISTS = os.path.join(made.DATA, "coco")
 FILES = ("instances_train2014.json", "instances_val2014.json")
 IMAGES, QUERY, TRAIN, CATEGORIES, TOPK = 122218, 5000, 10000, 80, 5000
 _SOURCE = ("annotations CC BY 4.0, images by Flickr's terms; https://cocodataset.org/#download (2014 train, val and "
@@ -88,11 +86,8 @@ def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=
     database = order[query:]
     rows = {"train": database[permutation(len(database), seed, 21)[:train]], "query": order[:query],
             "database": database}
-    texts = {f"{split}.txt": lists.write_lines([paths[labelled[i]] for i in some], labels[some])
-             for split, some in rows.items()}
-    texts["classes.txt"] = "".join(f"{categories[category]}\n" for category in column)
-    return _write(list_dir, texts, {"protocol": "coco", "seed": seed, "images": len(labelled),
-                                    "counts": {split: len(some) for split, some in rows.items()}})
+    texts = made.list_texts([paths[i] for i in labelled], labels, rows, [categories[category] for category in column])
+    return made.write(list_dir, "coco", seed, texts, pictures_with_a_label=len(labelled))
 
 
 def _annotation(root, name):
@@ -105,53 +100,16 @@ def _annotation(root, name):
                      f"coco --root {root}")
 
 
-def _write(folder, texts, record):
-    """All files, or none: they are written beside, then renamed one after the other; lists.json is the last."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".part-", dir=folder) as temporary:
-            for name, text in texts.items():
-                with open(os.path.join(temporary, name), "w", encoding="utf-8", newline="\n") as file:
-                    file.write(text)
-            record["sha256"] = {name: sha256_file(os.path.join(temporary, name)) for name in texts}
-            for name in texts:
-                os.replace(os.path.join(temporary, name), os.path.join(folder, name))
-    except OSError as error:
-        raise InputError(f"cannot write the lists to {folder}: {error.strerror or error}") from error
-    write_json(os.path.join(folder, "lists.json"), record)
-    return record
-
-
 def make(root, seed, list_dir, sizes, any_count=False):
     """``make_lists`` with a printed record."""
     record = make_lists(root, list_dir, seed, sizes.get("num_query", QUERY), sizes.get("num_train", TRAIN), any_count)
-    print(f"coco: lists in {list_dir or DEFAULT_LISTS}, seed {seed}, {record['images']} images with a label")
-    for name, digest in record["sha256"].items():
-        print(f"  {name:<13}{record['counts'].get(name[:-len('.txt')], ''):>7}  sha256 {digest}")
+    made.show(list_dir or DEFAULT_LISTS, record)
 
 
 def load(root, seed, list_dir, sizes, on_fault):
-    """Protocol from lists that ``make`` has written."""
-    list_dir = os.fspath(list_dir or DEFAULT_LISTS)
-    if sizes:
-        raise InputError(f"coco: {', '.join(sizes)}: set when the lists are made (python -m utils.datasets make coco)")
+    """Protocol from lists that ``make`` has written, or public ones by ``list_dir``."""
     root = need_folder(root, "train2014/ and val2014/ of COCO 2014")
-    if len(lists.find_lists(list_dir)) < len(lists.LIST_NAMES):
-        raise InputError(f"no COCO lists in {list_dir}; make them: python -m utils.datasets make coco --root {root}")
-    seed = _recorded_seed(list_dir, seed)
-    return lists.load_lists("coco", root, list_dir, seed, TOPK, on_fault)
-
-
-def _recorded_seed(list_dir, seed):
-    """The seed in lists.json, which says what the lists were drawn from; ``seed`` where there is no such file."""
-    path = os.path.join(list_dir, "lists.json")
-    if not os.path.isfile(path):
-        return seed
-    try:
-        with open(path, encoding="utf-8") as file:
-            return int(json.load(file)["seed"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise InputError(f"{path} is broken; make the lists again") from error
+    return made.load("coco", root, list_dir or DEFAULT_LISTS, seed, sizes, TOPK, on_fault)
 
 
 SPECS = (Spec(name="coco", load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY), topk=TOPK, classes=CATEGORIES,

@@ -231,6 +231,7 @@ def load_crossmodal(root, seed, list_dir, sizes, on_fault):
     protocol = made.load("mirflickr_crossmodal", picture_folder(root), list_dir, seed, sizes, TOPK, on_fault)
     texts = shapes.read_texts(os.path.join(list_dir, "texts.jsonl"))
     vocabulary = [tag for tag in lists.read_lines(os.path.join(list_dir, "tags.txt")) if tag]
+    protocol.vocabulary = vocabulary
     column = {tag: i for i, tag in enumerate(vocabulary)}
     for split in protocol.splits:
         split.texts = []
@@ -244,7 +245,7 @@ def load_crossmodal(root, seed, list_dir, sizes, on_fault):
 
 
 SPECS = (Spec(name="mirflickr", load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY - TRAIN), topk=0,
-              classes=len(POTENTIAL + RELEVANT), inside=False, sizes=SIZES, source=_SOURCE),
+              classes=len(POTENTIAL + RELEVANT), inside=False, unlabelled=True, sizes=SIZES, source=_SOURCE),
          Spec(name="mirflickr_crossmodal", load=load_crossmodal, make=_make_crossmodal,
               counts=(CROSSMODAL_QUERY, CROSSMODAL_TRAIN, CROSSMODAL - CROSSMODAL_QUERY), topk=TOPK,
               classes=len(POTENTIAL), sizes=SIZES,

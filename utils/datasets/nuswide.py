@@ -153,6 +153,7 @@ def _add_tags(protocol, list_dir):
     text_of = shapes.read_texts(path)
     names = os.path.join(list_dir, "tags.txt")
     column = {tag: i for i, tag in enumerate(filter(None, lists.read_lines(names) if os.path.isfile(names) else ()))}
+    protocol.vocabulary = list(column) or None
     for split in protocol.splits:
         unknown = next((i for i, item in enumerate(split.ids) if item not in text_of), None)
         if unknown is not None:
