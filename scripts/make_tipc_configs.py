@@ -38,8 +38,8 @@ eval:{evaluation}
 ===========================infer_params===========================
 --save-inference-dir:null
 --pretrained:null
-norm_export:export_model.py --method {method} --bit {bit}
-infer_export:export_model.py --method {method} --bit {bit}
+norm_export:export_model.py --method {method} --bit {bit}{graphs}
+infer_export:export_model.py --method {method} --bit {bit}{graphs}
 infer_model:null
 ##
 """
@@ -68,10 +68,30 @@ random_infer_input:[{{float32,[3,64,64]}}]
 
 ONNX = """\
 ===========================paddle2onnx_params===========================
+2onnx:deploy/onnx/convert.py --opset 13
+--model-dir:null
+--save-dir:null
+compare:deploy/compare.py --exact True --evaluate True
+--other-dir:null
+inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
+--batch-size:1
+--img-path:{image}
+--save-path:null
+--benchmark:True
 """
 
 PTQ = """\
 ===========================ptq_params===========================
+ptq:deploy/slim/quantize.py --images 64 --max-flips 0.1
+--model-dir:null
+--save-dir:null
+compare:deploy/compare.py --evaluate True --mkldnn True --max-flips 0.1 --max-drop 0.05
+--other-dir:null
+inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
+--batch-size:1
+--img-path:{image}
+--save-path:null
+--benchmark:True
 """
 
 # file: (text, what differs from the base chain's values)
@@ -84,7 +104,7 @@ CHAINS = {
     "train_amp_infer_python": (
         TRAIN + INFER, {"trainer": "amp_bf16|amp_fp16", "train": "amp_train:main_single_gpu.py {task}"}),
     "paddle2onnx_infer_python": (TRAIN + ONNX, {}),
-    "ptq_infer_python": (TRAIN + PTQ, {}),
+    "ptq_infer_python": (TRAIN + PTQ, {"graphs": " --format pdmodel"}),  # the form that Paddle quantises
 }
 
 LITE_RECIPE = """\
@@ -121,7 +141,7 @@ def config(chain, method, bit):
     text, different = CHAINS[chain]
     query = "data/shapes/tipc/{}/images/q000000.jpg"
     values = {
-        "name": f"{method}_{bit}", "method": method, "bit": bit, "setups": "0", "devices": "True|False",
+        "name": f"{method}_{bit}", "method": method, "bit": bit, "graphs": "", "setups": "0", "devices": "True|False",
         "epoch": by_mode(2), "batch": by_mode(16), "data": by_mode("data/shapes/tipc/lite", "data/shapes/tipc/whole"),
         "recipe": by_mode(f"test_tipc/configs/lite/{method}.yaml"), "trainer": "norm_train",
         "train": "norm_train:main_single_gpu.py {task}", "single": "##", "evaluation": "main_single_gpu.py --eval",

@@ -1,7 +1,10 @@
 #!/bin/sh
 # Make the virtual environment and install the pinned requirements. Quick and says so when nothing is to do.
 #
-#   sh scripts/setup.sh [--test]        --test: the test requirements too
+#   sh scripts/setup.sh [--test] [--deploy]
+#
+#   --test    the test requirements too
+#   --deploy  onnxruntime and paddle2onnx too: deploy/onnx and its TIPC chain
 #
 # Environment:
 #   PYTHON            interpreter, 3.9 to 3.12 (default: the first of python3, python3.12 ... python3.9, python)
@@ -66,10 +69,12 @@ pip_install() {
 }
 
 want_tests=no
+want_deploy=no
 for argument; do
     case $argument in
         --test) want_tests=yes ;;
-        *) die "unknown argument $argument; sh scripts/setup.sh [--test]" ;;
+        --deploy) want_deploy=yes ;;
+        *) die "unknown argument $argument; sh scripts/setup.sh [--test] [--deploy]" ;;
     esac
 done
 
@@ -101,12 +106,15 @@ fi
 stamp=$VENV/.installed
 base=$(cat requirements.txt requirements-lock.txt | digest "$package" "$PADDLE_VERSION" "$index" "$PADDLECLAS" "${version%.*}")
 tests=$(digest "$base" <requirements-test.txt)
+# what converts the graphs that this Paddle writes
+case $PADDLE_VERSION in 2.*) paddle2onnx=1.3.1 ;; *) paddle2onnx=2.1.0 ;; esac
+deploy=$(digest "$base" "$paddle2onnx" <requirements-deploy.txt)
 
 if [ "$(cat "$stamp" 2>/dev/null)" = "$base" ]; then
     echo "$VENV is up to date (Python $version, $package $PADDLE_VERSION): install skipped"
 else
     echo "installing $package $PADDLE_VERSION and the requirements into $VENV (0.5 GB to download, 1.6 GB on disk, some minutes)"
-    rm -f "$stamp" "$stamp-test"
+    rm -f "$stamp" "$stamp-test" "$stamp-deploy"
     # the two packages share their files: one must be gone before the other comes
     case $PADDLE_DEVICE in cpu) other=paddlepaddle-gpu ;; *) other=paddlepaddle ;; esac
     if "$VENV/bin/python" -m pip show --quiet "$other" 2>/dev/null; then
@@ -122,4 +130,11 @@ if [ "$want_tests" = yes ] && [ "$(cat "$stamp-test" 2>/dev/null)" != "$tests" ]
     echo "installing the test requirements into $VENV"
     pip_install -c requirements-lock.txt -r requirements-test.txt
     echo "$tests" >"$stamp-test"
+fi
+
+if [ "$want_deploy" = yes ] && [ "$(cat "$stamp-deploy" 2>/dev/null)" != "$deploy" ]; then
+    echo "installing onnxruntime and paddle2onnx $paddle2onnx into $VENV"
+    pip_install -c requirements-lock.txt -r requirements-deploy.txt
+    pip_install --no-deps "paddle2onnx==$paddle2onnx"
+    echo "$deploy" >"$stamp-deploy"
 fi

@@ -127,7 +127,7 @@ def main(argv):
         raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
     quiet()
     from deploy.inference_python.encode import Data, code_name, open_code_file, open_vectorizer
-    from deploy.inference_python.predictor import Predictor, check_bits, read_manifest
+    from deploy.inference_python.predictor import check_bits, open_predictor, read_manifest
     from utils.autolog import since_process_start
 
     manifest = read_manifest(options.model_dir)
@@ -135,8 +135,8 @@ def main(argv):
     data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
     name, item = query_image(options, data)
     start = time.perf_counter()
-    predictor = Predictor(options.model_dir, "gpu" if options.use_gpu else "cpu", options.threads, options.mkldnn,
-                          options.bf16)
+    predictor = open_predictor(options.model_dir, "gpu" if options.use_gpu else "cpu", options.threads, options.mkldnn,
+                               options.bf16)
     start_up = since_process_start()
     print(f"----- Load model from {options.model_dir}: {manifest['method']}, {manifest['bits']} bits, "
           f"{predictor.precision}, fingerprint {predictor.fingerprint} ({time.perf_counter() - start:.2f} s)")
@@ -166,7 +166,7 @@ def main(argv):
         for direction, report in evaluate_codes(predictor, data, databases, options, vectorizer).items():
             print(f"----- {direction + ' ' if direction != 'I->I' else ''}{report['definition']['name']}: "
                   f"{report['mAP']:.6f} (tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} "
-                  "codes of Paddle Inference")
+                  f"codes of {predictor.engine}")
     if options.benchmark:
         benchmark(predictor, index, options, item, start_up)
 

@@ -1,4 +1,4 @@
-"""A model folder that export_model.py wrote, run by Paddle Inference."""
+"""A model folder that export_model.py wrote, run by Paddle Inference; ``open_predictor`` knows other engines."""
 import os
 
 import numpy as np
@@ -56,6 +56,8 @@ def _graph_files(model_dir, prefix):
     graphs = [os.path.join(model_dir, prefix + ending) for ending in GRAPHS]
     found = [path for path in graphs if os.path.isfile(path)]
     weights = os.path.join(model_dir, prefix + ".pdiparams")
+    if os.path.isfile(os.path.join(model_dir, prefix + ".onnx")):
+        raise InputError(f"{model_dir} is an ONNX model; deploy/inference_python/infer.py runs it (open_predictor)")
     if not found or not os.path.isfile(weights):
         raise InputError(f"{model_dir} holds no {prefix}.json or {prefix}.pdmodel with {prefix}.pdiparams; "
                          "export the model again")
@@ -65,7 +67,7 @@ def _graph_files(model_dir, prefix):
     return found[0], weights
 
 
-def _check_files(model_dir, manifest):
+def check_files(model_dir, manifest):
     """Every file is the one that the manifest was written with (not of another export, not cut short)."""
     for name, digest in manifest["files"].items():
         path = os.path.join(model_dir, name)
@@ -82,8 +84,11 @@ def _call(config, name, *arguments):
         getattr(config, name)(*arguments)
 
 
-def make_config(graph, weights, device="cpu", threads=None, mkldnn=False, bf16=False):
+def make_config(graph, weights, device="cpu", threads=None, mkldnn=False, bf16=False, int8=None):
     """A paddle.inference.Config with the same meaning on Paddle 2.6 and 3.
+
+    Args:
+        int8: the graph is one of deploy/slim/quantize.py: names of the oneDNN kernels to run in 8 bits, None = none.
 
     Raises:
         InputError: a GPU is asked for and this Paddle or machine has none, or bf16 and the CPU cannot.
@@ -101,7 +106,13 @@ def make_config(graph, weights, device="cpu", threads=None, mkldnn=False, bf16=F
     else:
         config.disable_gpu()
         config.set_cpu_math_library_num_threads(threads or usable_threads())
-        _set_onednn(config, mkldnn, bf16)
+        _set_onednn(config, mkldnn or bool(int8), bf16)
+    if int8:
+        # the passes that make 8-bit kernels of a quantised graph know the old program form only
+        config.enable_mkldnn_int8(set(int8))
+        _call(config, "enable_new_ir", False)
+        _call(config, "enable_new_executor", False)
+        return config
     # the memory pass of Paddle 3 exists only on the new executor
     _call(config, "enable_new_ir", True)
     _call(config, "enable_new_executor", True)
@@ -150,6 +161,8 @@ class Predictor:
         code = predictor.codes(image[None])            # uint8 [1, ceil(bits / 8)]
     """
 
+    engine = "Paddle Inference"
+
     def __init__(self, model_dir, device="cpu", threads=None, mkldnn=False, bf16=False):
         """
         Args:
@@ -166,9 +179,12 @@ class Predictor:
         self.manifest = read_manifest(model_dir)
         self.bits = self.manifest["bits"]
         self.fingerprint = self.manifest["fingerprint"]
-        self.precision = "bf16" if bf16 else "fp32"
-        self._options = {"device": device, "threads": threads, "mkldnn": mkldnn, "bf16": bf16}
-        _check_files(model_dir, self.manifest)
+        int8 = (self.manifest.get("int8") or {}).get("kernels")
+        if int8 and (device == "gpu" or bf16):
+            raise InputError(f"{model_dir} is an int8 model for oneDNN: it runs on CPUs and needs no --bf16")
+        self.precision = "int8" if int8 else "bf16" if bf16 else "fp32"
+        self._options = {"device": device, "threads": threads, "mkldnn": mkldnn, "bf16": bf16, "int8": int8}
+        check_files(model_dir, self.manifest)
         self._image = self._load(self.manifest["image"]["prefix"])
         self._text = None
 
@@ -188,7 +204,7 @@ class Predictor:
         try:
             code = graph(x)
         except (RuntimeError, ValueError) as error:
-            raise InputError(f"Paddle Inference failed on {self.model_dir} with {self._options}: "
+            raise InputError(f"{self.engine} failed on {self.model_dir} with {self._options}: "
                              f"{_first_line(error)}") from error
         if not np.isfinite(code).all():
             raise InputError(f"{self.model_dir} gives codes that are not finite; check its weights")
@@ -225,6 +241,20 @@ class Predictor:
         return {"ir_optim": config.ir_optim(), "enable_memory_optim": True, "enable_tensorrt": False,
                 "enable_mkldnn": bool(config.mkldnn_enabled()), "enable_mkldnn_bfloat16": bf16,
                 "cpu_math_library_num_threads": config.cpu_math_library_num_threads()}
+
+
+def open_predictor(model_dir, device="cpu", threads=None, mkldnn=False, bf16=False):
+    """The engine that a model folder is for: Paddle Inference, or onnxruntime for a folder of deploy/onnx/convert.py.
+
+    Arguments and errors are those of ``Predictor``.
+    """
+    if read_manifest(model_dir).get("engine", "paddle") == "paddle":
+        return Predictor(model_dir, device, threads, mkldnn, bf16)
+    if device != "cpu" or mkldnn or bf16:
+        raise InputError(f"{model_dir} is an ONNX model, run by onnxruntime on the CPU in float32; leave --use-gpu, "
+                         "--mkldnn and --bf16 out")
+    from deploy.onnx.predictor import OnnxPredictor
+    return OnnxPredictor(model_dir, threads)
 
 
 def _first_line(error):

@@ -1,0 +1,55 @@
+"""Model folders that are made of other model folders: written beside, checked, then moved into place."""
+import contextlib
+import os
+import shutil
+import tempfile
+
+import yaml
+
+from utils.errors import InputError
+from utils.files import sha256_file, write_text
+
+MANIFEST = "inference.yml"
+STEMS = ("inference", "text")
+ENDINGS = (".json", ".pdmodel", ".pdiparams", ".pdiparams.info", ".onnx")
+
+
+@contextlib.contextmanager
+def new_folder(folder, source):
+    """Yield a temporary folder inside ``folder``; its files move into ``folder`` when the block succeeds.
+
+    After an error nothing of the block is left. Files of an earlier model in ``folder`` go when the new ones come.
+
+    Raises:
+        InputError: ``folder`` is the source itself or cannot be written.
+    """
+    if os.path.realpath(folder) == os.path.realpath(source):
+        raise InputError(f"{folder} is the model itself; choose another --save-dir")
+    made = not os.path.isdir(folder)
+    temporary, done = None, False
+    try:
+        os.makedirs(folder, exist_ok=True)
+        temporary = tempfile.mkdtemp(prefix=".model-", suffix=".part", dir=folder)
+        yield temporary
+        names = sorted(os.listdir(temporary), key=lambda name: name == MANIFEST)  # it names the digest of the others
+        for name in names:
+            os.replace(os.path.join(temporary, name), os.path.join(folder, name))
+        for stale in {stem + ending for stem in STEMS for ending in ENDINGS} - set(names):
+            if os.path.exists(os.path.join(folder, stale)):
+                os.remove(os.path.join(folder, stale))
+        done = True
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}; free some space or choose another "
+                         "--save-dir") from error
+    finally:
+        if temporary:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if made and not done:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_manifest(folder, manifest):
+    """Write the manifest with the digests of all files in ``folder``."""
+    files = {name: sha256_file(os.path.join(folder, name)) for name in sorted(os.listdir(folder)) if name != MANIFEST}
+    write_text(os.path.join(folder, MANIFEST),
+               yaml.safe_dump({**manifest, "files": files}, sort_keys=False, allow_unicode=True))

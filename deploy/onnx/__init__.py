@@ -1,0 +1,1 @@
+"""Exported models as ONNX: conversion, and inference by onnxruntime."""

@@ -1,0 +1,188 @@
+"""An exported model as ONNX, checked with onnxruntime.
+
+    python deploy/onnx/convert.py --model-dir output/model --save-dir output/onnx
+
+The folder gets the manifest of the model (same fingerprint: the codes are the same) and is written only if onnxruntime
+gives the bits of Paddle Inference wherever a code is not next to zero. paddle2onnx does the conversion, in a process of
+its own: it may crash, and may live in another environment (--converter).
+"""
+import os
+import shutil
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, ROOT)
+
+from deploy.cli import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
+from utils.errors import InputError, run_main  # noqa: E402
+
+# The converter that reads a graph format. 2.1.0 reads .pdmodel too, but crashes on vision transformers in it.
+CONVERTERS = {".json": "2.1.0", ".pdmodel": "1.3.1"}
+OPSET = 13
+MISSING = 3  # exit status of the child without a converter
+
+# Runs under the converter's interpreter, which need not have anything of this project. Optimisation is off: it would
+# need more packages and fetches them by itself; onnxruntime optimises when it loads the graph.
+CHILD = """
+import inspect, sys
+graph, weights, target, opset = sys.argv[1:]
+try:
+    import paddle2onnx
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+    sys.exit(3)
+import importlib.metadata
+version = "paddle2onnx " + importlib.metadata.version("paddle2onnx")
+print(version)
+if graph == "-":
+    sys.exit()
+settings = {"opset_version": int(opset), "verbose": False}
+if "optimize_tool" in inspect.signature(paddle2onnx.export).parameters:
+    settings["optimize_tool"] = "None"
+model = paddle2onnx.export(graph, weights, None, **settings)
+with open(target, "wb") as file:
+    file.write(model)
+"""
+
+
+def flags():
+    parser = Flags("Exported model to ONNX.")
+    parser.flag("--model-dir", metavar="DIR", help="folder that export_model.py wrote")
+    parser.flag("--save-dir", metavar="DIR", help="where to write; default: the model folder's name with -onnx")
+    parser.flag("--opset", type=count(7), default=OPSET, help=f"ONNX operator set (default {OPSET})")
+    parser.flag("--converter", metavar="PYTHON", default=sys.executable,
+                help="interpreter with paddle2onnx and Paddle; default: this one")
+    parser.flag("--check", type=boolean, help="only say whether the packages are there: `ready: ...` or `missing: ...`")
+    return parser
+
+
+def packages(converter):
+    """``ready: versions``, or ``missing: what and how to install it``, for what this interpreter's Paddle exports."""
+    import importlib.metadata
+
+    import paddle
+    ending = ".pdmodel" if paddle.__version__.startswith("2.") else ".json"
+    try:
+        need_onnxruntime()
+        done = start_child(converter, ["-", "-", "-", "0"], ROOT)
+        if done.returncode == MISSING:
+            raise InputError(not_there(converter, done.stdout, ending))
+    except InputError as error:
+        return f"missing: {error}"
+    version = next((line for line in done.stdout.splitlines() if line.startswith("paddle2onnx ")), "paddle2onnx")
+    return f"ready: {version}, onnxruntime {importlib.metadata.version('onnxruntime')}"
+
+
+def convert(model_dir, save_dir, opset=OPSET, converter=sys.executable):
+    """Convert a model folder; an earlier conversion in ``save_dir`` is replaced only by a checked one.
+
+    Returns:
+        The lines that the comparison with Paddle Inference printed.
+
+    Raises:
+        InputError: no such model, one that is no export of float graphs, a missing package, an operator that has no
+            ONNX form, other bits, or a folder that cannot be written; then nothing is left behind.
+    """
+    from deploy.inference_python.predictor import check_files, read_manifest
+    from deploy.folder import new_folder, write_manifest
+    manifest = read_manifest(model_dir)
+    check_files(model_dir, manifest)
+    if manifest.get("engine", "paddle") != "paddle" or manifest.get("precision"):
+        raise InputError(f"{model_dir} is no export of float graphs; give the folder that export_model.py wrote")
+    need_onnxruntime()
+    with new_folder(save_dir, model_dir) as temporary:
+        version = None
+        for part in ("image", "text"):
+            if manifest.get(part):
+                version = convert_graph(model_dir, manifest[part]["prefix"], temporary, opset, converter)
+        vectorizer = (manifest.get("text") or {}).get("vectorizer")
+        if vectorizer:
+            shutil.copyfile(os.path.join(model_dir, vectorizer), os.path.join(temporary, vectorizer))
+        write_manifest(temporary, {**manifest, "engine": "onnx", "onnx": {"opset": opset, "converter": version}})
+        return check(model_dir, temporary)
+
+
+def need_onnxruntime():
+    """Raise InputError where the check could not run."""
+    import importlib.util
+
+    from deploy.onnx.predictor import ONNXRUNTIME
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise InputError("onnxruntime is not installed, and every conversion is checked with it; sh scripts/setup.sh "
+                         f"--deploy, or pip install onnxruntime=={ONNXRUNTIME}")
+
+
+def convert_graph(model_dir, prefix, folder, opset, converter):
+    """Write ``<prefix>.onnx`` into ``folder``; returns the converter's name and version."""
+    ending = next((e for e in CONVERTERS if os.path.isfile(os.path.join(model_dir, prefix + e))), None)
+    if ending is None:
+        raise InputError(f"{model_dir} holds no {prefix}.json or {prefix}.pdmodel; export the model again")
+    source, target = (os.path.abspath(os.path.join(f, prefix)) for f in (model_dir, folder))
+    done = start_child(converter, [source + ending, source + ".pdiparams", target + ".onnx", str(opset)], folder)
+    if done.returncode == MISSING:
+        raise InputError(not_there(converter, done.stdout, ending))
+    if done.returncode or not os.path.isfile(target + ".onnx"):
+        how = f"crashed (signal {-done.returncode})" if done.returncode < 0 else "failed"
+        raise InputError(f"paddle2onnx {how} on {source}{ending}: {last_line(done.stdout)}; the version for it is "
+                         f"{version_for(ending)}, --converter PYTHON takes it from another environment")
+    return next(line for line in done.stdout.splitlines() if line.startswith("paddle2onnx "))
+
+
+def start_child(converter, arguments, folder):
+    """CHILD under the converter's interpreter; its CompletedProcess."""
+    try:
+        return subprocess.run([converter, "-c", CHILD, *arguments], cwd=folder, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    except OSError as error:
+        raise InputError(f"--converter {converter} does not start: {error.strerror}") from error
+
+
+def not_there(converter, said, ending):
+    """What to tell where the converter cannot be imported."""
+    return (f"paddle2onnx cannot be imported by {converter} ({last_line(said)}); sh scripts/setup.sh --deploy, or pip "
+            f"install --no-deps {version_for(ending)}")
+
+
+def version_for(ending):
+    return f"paddle2onnx=={CONVERTERS[ending]} (for {ending} graphs)"
+
+
+def last_line(text):
+    """The telling line of a converter's output."""
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "ERROR" in line or "Error" in line or "not support" in line.lower()]
+    return (telling or lines or ["no output"])[-1][:300]
+
+
+def check(model_dir, folder):
+    """deploy/compare.py --exact in a process of its own: a graph that converted badly can kill onnxruntime."""
+    done = subprocess.run([sys.executable, os.path.join(ROOT, "deploy", "compare.py"), "--model-dir", model_dir,
+                           "--other-dir", folder, "--exact", "--images", "16", "--repeat", "0"],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    if done.returncode == 0:
+        return [line for line in done.stdout.splitlines() if line.startswith("----- ")]
+    if done.returncode < 0:
+        raise InputError(f"onnxruntime crashed (signal {-done.returncode}) on the converted graph; nothing was written")
+    reason = [line[7:] for line in done.stderr.splitlines() if line.startswith("error: ")]
+    raise InputError(f"the converted model was not accepted, nothing was written: "
+                     f"{(reason or [last_line(done.stderr)])[-1].replace(folder, 'it')}")
+
+
+def main(argv):
+    options = flags().parse(argv)
+    if options.check:
+        quiet()
+        print(packages(options.converter))
+        return
+    if not options.model_dir:
+        raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
+    quiet()
+    save_dir = options.save_dir or options.model_dir.rstrip("/") + "-onnx"
+    for line in convert(options.model_dir, save_dir, options.opset, options.converter):
+        print(line)
+    print(f"----- ONNX model is saved in {save_dir}")
+
+
+if __name__ == "__main__":
+    run_main(main)

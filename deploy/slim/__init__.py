@@ -1,0 +1,1 @@
+"""Smaller and faster models: post-training quantisation to 8 bits."""

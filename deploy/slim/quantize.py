@@ -1,0 +1,184 @@
+"""Post-training quantisation: an exported model with 8-bit convolutions, for Paddle Inference on CPUs.
+
+    python export_model.py --pretrained output/run/best.safetensors --format pdmodel --save-inference-dir output/model
+    python deploy/slim/quantize.py --model-dir output/model --save-dir output/int8
+
+Calibrated on pictures of the training split. The folder is used like any model folder (infer.py --model-dir
+output/int8); its fingerprint is its own: 8-bit codes are not mixed with those of the float model. The text graph of a
+cross-modal model stays in float: it is small.
+"""
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, ROOT)
+
+from deploy.cli import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
+from deploy.compare import data_flags, fraction  # noqa: E402
+from deploy.slim.ptq_worker import OPERATORS  # noqa: E402
+from utils.errors import InputError, run_main  # noqa: E402
+
+ALGORITHMS = ("hist", "KL", "avg", "mse", "abs_max")
+# oneDNN's names of what each word of --ops stands for, after its own fusions
+KERNELS = {"conv": ["conv2d", "depthwise_conv2d", "fused_conv2d"], "fc": ["fc"], "matmul": ["matmul", "fused_matmul"]}
+
+
+def flags():
+    parser = Flags("Exported model to 8 bits.")
+    parser.flag("--model-dir", metavar="DIR", help="folder that export_model.py wrote, with a .pdmodel graph")
+    parser.flag("--save-dir", metavar="DIR", help="where to write; default: the model folder's name with -int8")
+    parser.flag("--images", type=count(1), default=64, help="training pictures to calibrate on (default 64)")
+    parser.flag("--algo", choices=ALGORITHMS, default="hist",
+                help="how ranges of activations are found (default hist: 99.999%% of the values)")
+    parser.flag("--ops", type=operators, default=["conv"], metavar="NAMES",
+                help=f"what to quantise, of {','.join(OPERATORS)} (default conv: convolutions)")
+    parser.flag("--max-flips", type=fraction, default=0.2,
+                help="write nothing where more than this share of the bits differs from the float codes (default 0.2)")
+    parser.flag("--calibration-seed", type=count(0), default=0, help="which training pictures")
+    parser.flag("--check", type=boolean, help="only say whether this Paddle can: `ready: ...` or `missing: ...`")
+    data_flags(parser)
+    return parser
+
+
+def packages():
+    """``ready: version``, or ``missing: what``."""
+    import paddle
+    core = getattr(paddle, "base", paddle).core
+    built = [getattr(core, name)() for name in ("is_compiled_with_onednn", "is_compiled_with_mkldnn")
+             if hasattr(core, name)]
+    if any(built):
+        return f"ready: Paddle {paddle.__version__} with oneDNN"
+    return f"missing: Paddle {paddle.__version__} is built without oneDNN, whose 8-bit kernels the model needs"
+
+
+def operators(text):
+    """``conv,fc`` -> list of names."""
+    import argparse
+    names = text.split(",")
+    for name in names:
+        if name not in OPERATORS:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(OPERATORS)}")
+    return names
+
+
+def calibration(manifest, options):
+    """Preprocessed training pictures float32 [n, 3, crop, crop], chosen by the seed.
+
+    Raises:
+        InputError: no pictures in the training split, or none of them can be read.
+    """
+    import numpy as np
+
+    from deploy.inference_python.encode import Data, batches
+    split = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed).protocol.train
+    if split.images is None:
+        raise InputError(f"the {split.name} split has no pictures to calibrate on; choose another --dataset")
+    rng = np.random.default_rng(options.calibration_seed)
+    split = split.select(sorted(rng.permutation(len(split))[:options.images].tolist()))
+    found = [images for _, images, _ in batches(split, manifest["preprocess"], 16, options.workers)
+             if images is not None]
+    if not found:
+        raise InputError("no picture of the training split can be read; choose another --dataset")
+    return np.concatenate(found)
+
+
+def quantize(options):
+    """Quantise as the flags say; an earlier model in the folder is replaced only by a checked one.
+
+    Returns:
+        The lines that the comparison with the float model printed.
+
+    Raises:
+        InputError: no such model, one that cannot be quantised, no training pictures, too many flipped bits, or a
+            folder that cannot be written; then nothing is left behind.
+    """
+    import numpy as np
+
+    from deploy.folder import new_folder, write_manifest
+    from deploy.inference_python.predictor import check_files, read_manifest
+    manifest = read_manifest(options.model_dir)
+    check_files(options.model_dir, manifest)
+    stem = os.path.join(options.model_dir, manifest["image"]["prefix"])
+    if manifest.get("engine", "paddle") != "paddle" or manifest.get("precision"):
+        raise InputError(f"{options.model_dir} is no export of float graphs; give the folder that export_model.py "
+                         "wrote")
+    if len(manifest["image"]["input"]) != 3:
+        raise InputError(f"{options.model_dir} reads feature vectors: there is no network to quantise")
+    if not os.path.isfile(stem + ".pdmodel"):
+        raise InputError(f"{stem}.pdmodel is missing: Paddle quantises graphs of that form only; export the model with "
+                         "export_model.py --format pdmodel")
+    images = calibration(manifest, options)
+    with new_folder(options.save_dir, options.model_dir) as temporary:
+        with tempfile.TemporaryDirectory() as scratch:
+            np.save(os.path.join(scratch, "images.npy"), images)
+            run_worker(stem, os.path.join(scratch, "images.npy"), temporary, options)
+        for name in manifest["files"]:  # the text side, as it is
+            if not name.startswith(manifest["image"]["prefix"] + "."):
+                shutil.copyfile(os.path.join(options.model_dir, name), os.path.join(temporary, name))
+        write_manifest(temporary, {
+            **manifest, "fingerprint": fingerprint(manifest, temporary), "made_of": manifest["fingerprint"],
+            "precision": "int8", "int8": {"kernels": sorted(k for word in options.ops for k in KERNELS[word]),
+                                          "algo": options.algo, "images": len(images)}})
+        return check(temporary, options)
+
+
+def run_worker(stem, images, folder, options):
+    """ptq_worker.py in a process of its own."""
+    worker = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ptq_worker.py")
+    done = subprocess.run([sys.executable, worker, os.path.abspath(stem), images, folder, options.algo,
+                           ",".join(options.ops)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, errors="replace")
+    if done.returncode:
+        lines = [line for line in done.stdout.splitlines() if line.strip()] or ["no output"]
+        telling = [line for line in lines if "Error" in line] or lines
+        raise InputError(f"Paddle's quantisation failed on {stem}.pdmodel (status {done.returncode}): "
+                         f"{' '.join(telling[-1].split())[:300]}")
+
+
+def fingerprint(manifest, folder):
+    """16 hex digits of the float model's fingerprint and of the quantised files."""
+    from utils.files import sha256_file
+    digest = hashlib.sha256(manifest["fingerprint"].encode())
+    for name in sorted(os.listdir(folder)):
+        digest.update(f"{name}{sha256_file(os.path.join(folder, name))}".encode())
+    return digest.hexdigest()[:16]
+
+
+def check(folder, options):
+    """deploy/compare.py with the float model on oneDNN, in a process of its own; returns its lines."""
+    command = [sys.executable, os.path.join(ROOT, "deploy", "compare.py"), "--model-dir", options.model_dir,
+               "--other-dir", folder, "--mkldnn", "--max-flips", str(options.max_flips)]
+    for name in ("dataset", "data_path", "list_dir", "split_seed", "batch_size", "workers", "threads"):
+        if getattr(options, name) is not None:
+            command += [f"--{name}", str(getattr(options, name))]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          errors="replace")
+    if done.returncode == 0:
+        return [line for line in done.stdout.splitlines() if line.startswith("----- ")]
+    reason = [line[7:] for line in done.stderr.splitlines() if line.startswith("error: ")]
+    reason = reason or [f"Paddle Inference ended with status {done.returncode}"]
+    raise InputError(f"the quantised model was not accepted, nothing was written: "
+                     f"{reason[-1].replace(folder, 'it')}")
+
+
+def main(argv):
+    options = flags().parse(argv)
+    if options.check:
+        quiet()
+        print(packages())
+        return
+    if not options.model_dir:
+        raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
+    quiet()
+    options.save_dir = options.save_dir or options.model_dir.rstrip("/") + "-int8"
+    for line in quantize(options):
+        print(line)
+    print(f"----- int8 model is saved in {options.save_dir}")
+
+
+if __name__ == "__main__":
+    run_main(main)

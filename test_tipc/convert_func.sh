@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# The chains that make another model of an exported one (sourced by test_paddle2onnx.sh, test_ptq_inference_python.sh).
+# shellcheck source=test_tipc/common_func.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
+
+# The lines from 26 on: a title, the command that converts, its folders, deploy/compare.py, infer.py.
+# shellcheck disable=SC2154  # lines: read_arguments
+parse_convert_lines() {
+    if [ "${#lines[@]}" -lt 36 ] || [ "$(func_parser_key "${lines[29]}")" != compare ]; then
+        fail "$model_name: compare is expected in line 30 of the config, and 36 lines"
+    fi
+    read -ra convert_command <<<"$(func_parser_value "${lines[26]}")"
+    model_dir_key=$(func_parser_key "${lines[27]}")
+    save_dir_key=$(func_parser_key "${lines[28]}")
+    read -ra compare_command <<<"$(func_parser_value "${lines[29]}")"
+    other_dir_key=$(func_parser_key "${lines[30]}")
+    read -ra infer_command <<<"$(func_parser_value "${lines[31]}")"
+    batch_key=$(func_parser_key "${lines[32]}")
+    batch=$(func_parser_value "${lines[32]}")
+    image_key=$(func_parser_key "${lines[33]}")
+    image=$(func_parser_params "${lines[33]}" "$mode")
+    save_path_key=$(func_parser_key "${lines[34]}")
+    data=() # trained on the small set, asked about the whole one
+    [ "$mode" != lite_train_whole_infer ] ||
+        data=("$(func_parser_key "${lines[10]}")" "$(func_parser_params "${lines[10]}" whole_train_whole_infer)")
+}
+
+# can_convert STEP: succeeds where the packages of the chain are there; else the chain is skipped with the reason. The
+# command itself must tell: one that is broken is a failure.
+can_convert() {
+    local said
+    said=$("$python" "${convert_command[0]}" --check 2>&1 | tail -n 1)
+    case $said in
+        ready:*) echo "$said" | tee -a "$log" ;;
+        missing:*)
+            skip_chain "$1" "${said#missing: }" "$python" "${convert_command[@]}"
+            return 1
+            ;;
+        *)
+            echo "Run failed with command - $python ${convert_command[0]} --check! ($said)" | tee -a "$log"
+            record "$1" failed 0
+            failed=1
+            return 1
+            ;;
+    esac
+}
+
+# convert_and_infer STEP NAME: the exported model of $out/inference as $out/NAME by the step STEP; then compared with
+# the exported model, and asked (steps compare and infer_cpu). Sets infer_log.
+# shellcheck disable=SC2154  # out, python: read_arguments
+convert_and_infer() {
+    local exported=$out/inference converted=$out/$2
+    run_step "$1" "$out/$1.log" "file $converted/inference.yml" \
+        "$python" "${convert_command[@]}" "$model_dir_key" "$exported" "$save_dir_key" "$converted" || {
+        record infer "not run: no converted model" 0
+        return 1
+    }
+    run_step compare "$out/compare.log" "line mAP" "$python" "${compare_command[@]}" "$model_dir_key" "$exported" \
+        "$other_dir_key" "$converted" ${data[@]+"${data[@]}"}
+    infer_log=$out/python_infer_cpu_batchsize_$batch.log
+    run_step infer_cpu "$infer_log" "line Hamm_min" "$python" "${infer_command[@]}" "$model_dir_key" "$converted" \
+        "$batch_key" "$batch" "$save_path_key" "$out/codes_cpu_batchsize_$batch" \
+        ${image:+"$image_key" "$image"} ${data[@]+"${data[@]}"} \
+        "$(func_parser_key "${lines[35]}")" "$(func_parser_value "${lines[35]}")"
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Train, export, convert to ONNX, compare bit for bit with Paddle Inference, and ask onnxruntime.
+#
+#   bash test_tipc/test_paddle2onnx.sh test_tipc/configs/hashnet_16/paddle2onnx_infer_python.txt MODE
+#
+# Steps: train, eval, export, paddle2onnx, compare, infer_cpu, compare_cpu. Without paddle2onnx or onnxruntime the chain
+# is skipped with the line that says how to install them (exit status 3). Logs and environment: see
+# test_train_inference_python.sh.
+set -u
+# shellcheck source=test_tipc/convert_func.sh
+. "$(dirname "${BASH_SOURCE[0]}")/convert_func.sh"
+read_arguments "$@"
+parse_train_lines
+parse_convert_lines
+start_output
+if can_convert paddle2onnx; then
+    if [ "$mode" = whole_infer ]; then
+        find_checkpoint
+    else
+        # shellcheck disable=SC2119  # its arguments are its own
+        train_and_eval
+    fi
+    evaluation=$(dirname "$checkpoint")/eval/result.json
+    if export_checkpoint && convert_and_infer paddle2onnx onnx && [ -f "$evaluation" ]; then
+        case $mode in
+            # the same data as the evaluation's
+            lite_train_lite_infer | whole_train_whole_infer)
+                run_step compare_cpu "$out/compare_cpu.log" "line verdict: same" \
+                    "$python" test_tipc/compare_results.py --eval_file "$evaluation" --log_file "$infer_log" \
+                    --codes "$out/codes_cpu_batchsize_$batch"
+                ;;
+        esac
+    fi
+fi
+finish

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Train, export, quantise after training, compare bits and mAP with the float model, and ask Paddle Inference.
+#
+#   bash test_tipc/test_ptq_inference_python.sh test_tipc/configs/hashnet_16/ptq_infer_python.txt MODE
+#
+# Steps: train, eval, export, ptq, compare, infer_cpu. The compare step prints flipped bits, both mAPs, the ratios of
+# speed and size, and fails beyond the config's --max-flips and --max-drop. Where Paddle has no oneDNN the chain is
+# skipped (exit status 3). Logs and environment: see test_train_inference_python.sh.
+set -u
+# shellcheck source=test_tipc/convert_func.sh
+. "$(dirname "${BASH_SOURCE[0]}")/convert_func.sh"
+read_arguments "$@"
+parse_train_lines
+parse_convert_lines
+start_output
+if can_convert ptq; then
+    if [ "$mode" = whole_infer ]; then
+        find_checkpoint
+    else
+        # shellcheck disable=SC2119  # its arguments are its own
+        train_and_eval
+    fi
+    export_checkpoint && convert_and_infer ptq int8
+fi
+finish
