@@ -347,6 +347,10 @@ def main(argv):
     print(f"\n{text}")
     counts = {name: [task for task in tasks if task["verdict"] == name] for name in ("passed", "skipped", "FAILED")}
     words = [f"{len(counts['passed'])} passed"]
+    alone = sum(any(step[0].startswith("compare") and step[1].startswith("skipped") for step in task["steps"])
+                for task in counts["passed"])
+    if alone:
+        words[0] += f" ({alone} of them without stored results)"
     if counts["skipped"]:
         words.append(f"{len(counts['skipped'])} skipped")
     if counts["FAILED"]:
