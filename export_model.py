@@ -78,7 +78,7 @@ def export(checkpoint, folder, bit=None, method_name=None):
     paddle.set_device("cpu")
     from models import load_method
     from models.export import image_shape, save_graphs
-    from utils.transforms import preprocess_spec
+    from utils.transforms import recipe_spec
 
     method, meta = load_method(checkpoint)
     recipe = meta["recipe"]
@@ -95,7 +95,7 @@ def export(checkpoint, folder, bit=None, method_name=None):
     done = False
     try:
         save_graphs(method, temporary, image_shape(recipe), meta["data"].get("text_dim"))
-        describe(method, meta, preprocess_spec(recipe["resize_size"], recipe["crop_size"]), checkpoint, temporary)
+        describe(method, meta, recipe_spec(recipe), checkpoint, temporary)
         found = self_check(method, temporary)
         install(temporary, folder)
         done = True

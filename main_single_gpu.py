@@ -50,7 +50,8 @@ def load_data(recipe, method_class):
                              list_dir=recipe["list_dir"], **request["sizes"])
     if method_class.kind == "supervised" and protocol.train.labels is None:
         raise InputError(f"method {recipe['method']} needs labels, and the training split of {recipe['dataset']} has "
-                         "none")
+                         "none; put the pictures into one sub-folder a class, name the labels in a manifest, or choose "
+                         "an unsupervised --method (nsh, wch)" + "".join(f"; note: {note}" for note in protocol.notes))
     return protocol
 
 
@@ -181,6 +182,8 @@ def job(recipe, run, source):
                  f"{recipe['dataset']}: {len(protocol.train)} train, {len(protocol.query)} query, "
                  f"{len(protocol.database)} database; device {paddle.get_device()} x {world_size()}, "
                  f"seed {recipe['seed']}" + (f"; weights of {checkpoint}" if checkpoint else ""))
+        for note in protocol.notes:
+            log.line(f"note: {note}")
         if text_note:
             log.line(text_note)
         if run["eval"]:
@@ -218,8 +221,8 @@ def job(recipe, run, source):
 def write_products(method, evaluator, report, protocol, recipe, run, state, source):
     """result.json, the database's code files and, if asked for, the curves; returns the first."""
     import paddle
-    from utils.evaluator import recipe_spec
     from utils.result import write_result
+    from utils.transforms import recipe_spec
     folder = run["output_dir"]
     name = os.path.join(folder, "result.json")
     write_result(name, recipe, protocol.record(), report, method.fingerprint(recipe_spec(recipe)), paddle.get_device(),

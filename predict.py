@@ -69,14 +69,13 @@ class Network:
         from models import load_method
         from models.export import find_vectorizer, manifest
         from utils.cpu import threads as usable_threads
-        from utils.transforms import preprocess_spec
+        from utils.transforms import recipe_spec
         if use_gpu and not paddle.is_compiled_with_cuda():
             raise InputError("no GPU: this Paddle is built without CUDA; use --use-gpu False")
         paddle.set_device("gpu" if use_gpu else "cpu")
         core.set_num_threads(threads or usable_threads())  # Paddle starts with one
         self.method, meta = load_method(path)
-        self.manifest = manifest(self.method, meta, preprocess_spec(meta["recipe"]["resize_size"],
-                                                                    meta["recipe"]["crop_size"]))
+        self.manifest = manifest(self.method, meta, recipe_spec(meta["recipe"]))
         self.vectorizer = find_vectorizer(meta, path) if "text" in self.manifest else None
         self.bits, self.fingerprint = self.manifest["bits"], self.manifest["fingerprint"]
 

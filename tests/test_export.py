@@ -1,4 +1,5 @@
 """Dynamic network, static graph and Paddle Inference give the same bits; an export is whole or absent."""
+import json
 import os
 import sys
 
@@ -182,3 +183,30 @@ def test_deploy_imports_no_training_code(run, shapes, tmp_path_factory):
             "if m in sys.modules])")
     done = run("-c", code, program=[sys.executable])
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout
+
+
+def test_reduced_decoding_travels_with_the_model(run, tmp_path):
+    """A recipe with --decode reduced on pictures large enough to be reduced: one fingerprint from training to search."""
+    from PIL import Image
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        folder = tmp_path / "photos" / ("a" if i % 2 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((320, 240), Image.BICUBIC).save(folder / f"{i}.jpg")
+    out = tmp_path / "run"
+    run("main_single_gpu.py", "--method", "hashnet", "--bit", 16, "--dataset", tmp_path / "photos",
+        "--decode", "reduced", "--backbone", "ConvNet:width=8", "--no-pretrained", "--resize-size", 72, "--crop-size", 64, "--batch-size", 8,
+        "--epoch", 1, "--output-dir", out)
+    result = json.loads((out / "result.json").read_text())
+    assert result["recipe"]["decode"] == "reduced"
+    model = tmp_path / "model"
+    run("export_model.py", "--pretrained", out / "best.safetensors", "--save-inference-dir", model)
+    manifest = yaml.safe_load((model / "inference.yml").read_text())
+    assert manifest["preprocess"]["decode"] == "reduced" and manifest["fingerprint"] == result["fingerprint"]
+    # the search finds the picture itself at distance 0: queries and gallery are decoded alike
+    for encoder in (("--model-dir", model), ("--pretrained", out / "best.safetensors")):
+        done = run("predict.py", *encoder, "--gallery", tmp_path / "photos",
+                   "--code-file", tmp_path / f"{len(encoder[0])}.npz", "--img", tmp_path / "photos" / "a" / "1.jpg", "--json", "--save-path", tmp_path)
+        found = {match["id"]: match["distance"] for match in json.loads(done.stdout)["queries"][0]["matches"]}
+        assert found["a/1.jpg"] == 0

@@ -81,6 +81,8 @@ RECIPE = {
                      "--split-seed, and let the epochs choose among them; 0 = augment anew in every epoch"),
     "resize_size": (256, _whole(8), "shorter side before the crop, pixels"),
     "crop_size": (224, _whole(8), "input size of the network, pixels"),
+    "decode": ("full", _choice("full", "reduced"), "JPEG decoding; reduced: large pictures straight at a smaller size "
+               "(faster, other pixels: it is part of the model's fingerprint)"),
     "augment": ("crop_flip", _choice("none", "crop_flip", "simclr"), "training augmentation"),
     "text_kind": ("tfidf", _choice("tfidf", "bow"), "text features of raw texts: TF-IDF or bag of words"),
     "text_limit": (2000, _whole(1), "words kept for the text features, the most frequent first"),

@@ -16,14 +16,9 @@ from utils.hamming import pack
 from utils.loader import Items, load_batches, shard
 from utils.logger import bar
 from utils.metrics import curves, evaluate, format_line
-from utils.transforms import preprocess_spec
+from utils.transforms import recipe_spec
 
 SHORT = {"image": "I", "text": "T"}
-
-
-def recipe_spec(recipe):
-    """The evaluation preprocessing of a recipe; it goes into fingerprints and manifests."""
-    return preprocess_spec(recipe["resize_size"], recipe["crop_size"])
 
 
 def _pieces(positions, size):

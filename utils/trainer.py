@@ -11,11 +11,12 @@ from utils import amp
 from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.distributed import barrier, gather_objects, is_main, rank, world_size
 from utils.errors import InputError
-from utils.evaluator import describe, recipe_spec, split_features
+from utils.evaluator import describe, split_features
 from utils.files import atomic_path
 from utils.loader import Items, cached_batches, epoch_order, load_batches
 from utils.logger import bar
 from utils.seeding import seed_everything
+from utils.transforms import recipe_spec
 
 OPTIMIZERS = {
     "momentum": lambda lr, groups, recipe: paddle.optimizer.Momentum(

@@ -39,15 +39,15 @@ def flags():
     return parser
 
 
-def query_image(options, data):
-    """(name, decoded picture or feature vector) of the query."""
+def query_image(options, data, spec):
+    """(name, picture decoded as the manifest's preprocessing ``spec`` says, or feature vector) of the query."""
+    from utils.transforms import decode, read
     if options.img_path:
-        from utils.transforms import decode
-        return options.img_path, decode(options.img_path)
+        return options.img_path, decode(options.img_path, spec=spec)
     query = data.protocol.query
     if not len(query):
         raise InputError(f"the query split of {data.request['dataset']} is empty; give --img-path")
-    return query.ids[0], query.features[0] if query.features is not None else query.images.read(0)
+    return query.ids[0], query.features[0] if query.features is not None else read(query.images, 0, spec)
 
 
 def model_input(predictor, item):
@@ -97,6 +97,7 @@ def benchmark(predictor, index, options, item, start_up):
     """Time the query's three stages again and again; print the report."""
     from utils.autolog import AutoLogger
     from utils.transforms import decode
+    spec = predictor.manifest["preprocess"]
     log = AutoLogger(f"{predictor.manifest['method']}_{predictor.bits}", batch_size=1, data_num=options.repeat,
                      input_shape=predictor.manifest["image"]["input"], precision=predictor.precision,
                      device="gpu" if options.use_gpu else "cpu", runtime=predictor.runtime(),
@@ -106,7 +107,7 @@ def benchmark(predictor, index, options, item, start_up):
         if call == options.warmup:
             log.times.calls.clear()
         log.times.start()
-        image = model_input(predictor, decode(options.img_path) if options.img_path else item)
+        image = model_input(predictor, decode(options.img_path, spec=spec) if options.img_path else item)
         log.times.stamp()
         code = predictor.encode(image)
         log.times.stamp()
@@ -133,7 +134,7 @@ def main(argv):
     manifest = read_manifest(options.model_dir)
     check_bits(manifest, options.bit, options.model_dir)
     data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
-    name, item = query_image(options, data)
+    name, item = query_image(options, data, manifest["preprocess"])
     start = time.perf_counter()
     predictor = open_predictor(options.model_dir, "gpu" if options.use_gpu else "cpu", options.threads, options.mkldnn,
                                options.bf16)

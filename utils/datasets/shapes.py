@@ -362,4 +362,4 @@ def load(root, seed, list_dir, sizes, on_fault):
 
 SPECS = (Spec(name="shapes", load=load, make=make, counts=(SIZES["query"], SIZES["train"], SIZES["database"]),
               topk=0, classes=len(CLASSES), sizes=("num_query", "num_train", "num_database"),
-              source="embedded: drawn by this project, generated on first use"),)
+              source="Apache 2.0; drawn by this project on first use"),)
