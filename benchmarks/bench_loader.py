@@ -285,23 +285,29 @@ def accuracy(options):
             files = jpeg_split(part, folder, 95)
             for mode, spec in SPECS.items():
                 found[mode, name] = features(backbone, files, spec, options.batch_size)
-    figures = {"sizes": sizes, "mAP": {mode: [] for mode in SPECS}}
-    codes = {}
+
+    def score(method, mode):
+        """mAP of a trained head on pictures decoded as ``mode`` says."""
+        with paddle.no_grad():
+            codes = [pack(method.encode_features(paddle.to_tensor(found[mode, name])).numpy())
+                     for name in ("query", "database")]
+        return float(evaluate(*codes, parts["query"].labels, parts["database"].labels, options.bit)["mAP"])
+
+    # trained and evaluated with one decoding; and one head on both, which leaves out the chances of training
+    sides = {"full": [], "reduced": [], "reduced, head of full": []}
     for seed in range(options.seeds):
-        for mode in SPECS:
-            method = train_head(options, parts["train"], found[mode, "train"], seed)
-            with paddle.no_grad():
-                for name in ("query", "database"):
-                    codes[mode, name] = pack(method.encode_features(paddle.to_tensor(found[mode, name])).numpy())
-            value = evaluate(codes[mode, "query"], codes[mode, "database"], parts["query"].labels,
-                             parts["database"].labels, options.bit)["mAP"]
-            figures["mAP"][mode].append(float(value))
-        print(f"seed {seed}: mAP " + ", ".join(f"{mode} {values[-1]:.4f}" for mode, values in figures["mAP"].items()),
-              flush=True)
-    means = {mode: float(np.mean(values)) for mode, values in figures["mAP"].items()}
-    figures["difference"] = means["reduced"] - means["full"]
-    print("mean mAP: " + ", ".join(f"{mode} {value:.4f}" for mode, value in means.items())
-          + f"; reduced - full: {figures['difference']:+.4f}")
+        heads = {mode: train_head(options, parts["train"], found[mode, "train"], seed) for mode in SPECS}
+        for name, head, mode in zip(sides, ("full", "reduced", "full"), ("full", "reduced", "reduced")):
+            sides[name].append(score(heads[head], mode))
+        values = "; ".join(f"{name} {column[-1]:.4f}" for name, column in sides.items())
+        print(f"seed {seed}: mAP {values}", flush=True)
+    figures = {"sizes": sizes, "mAP": sides}
+    for name in list(sides)[1:]:
+        apart = np.subtract(sides[name], sides["full"])
+        error = float(apart.std(ddof=1) / len(apart) ** 0.5) if len(apart) > 1 else float("nan")
+        figures[f"{name} - full"] = {"mean": float(apart.mean()), "standard_error": error}
+        print(f"{name} - full: {apart.mean():+.4f} (standard error over the seeds {error:.4f}); mean mAP of full "
+              f"{np.mean(sides['full']):.4f}")
     return figures
 
 
@@ -333,7 +339,7 @@ def main(arguments):
                                 ("loader-images", 512, "images through each DataLoader"), ("bit", 48, "code length"),
                                 ("num-train", 2000, "training images"), ("num-query", 200, "queries"),
                                 ("num-database", 4000, "database items"), ("epoch", 40, "epochs of the hash head"),
-                                ("seeds", 3, "trainings with either decoding")):
+                                ("seeds", 5, "trainings with either decoding")):
         parser.add_argument(f"--{flag}", type=int, default=default, help=f"{text} (default {default})")
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2], help="worker processes (default 0 1 2)")
     parser.add_argument("--images", metavar="DIR", help="JPEG files to use; default: made for the run")
