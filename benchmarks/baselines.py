@@ -59,6 +59,7 @@ def main(argv):
     seed_everything(recipe["seed"], 0)
     text_dim = None if protocol.train.text_features is None else protocol.train.text_features.shape[1]
     method = build_method(recipe, len(protocol.train), len(protocol.classes), text_dim)
+    recipe = {**recipe, "backbone": method.backbone.name}  # the full name, as in the cache of the training runs
     raw = [split_features(method, split, recipe, run) for split in protocol.splits]
     method.norm.fit(raw[0])
     train, query, database = (vectors(method, features) for features in raw)

@@ -42,6 +42,7 @@ def clone(tmp_path_factory, run, shared, shapes):
         "--test-per-class", 10, "--out", folder / "data" / "cifar10" / "cifar-10-python.tar.gz")
     shutil.copy(shared / "weights" / "squeezenet1_1_imagenet.npz", folder)
     shutil.copytree(next(path for path in shapes.iterdir() if path.is_dir()), folder / "my_images")
+    shutil.copy(folder / "my_images" / "images" / "q000000.jpg", folder / "query.jpg")
     return folder
 
 
