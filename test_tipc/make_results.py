@@ -95,7 +95,8 @@ def near_zero(model_dir, codefiles, picture):
         threshold = compare_results.NEAR_ZERO * float(np.median(np.abs(relaxed)))
         found[name] = masks(relaxed, threshold)
         if picture and codefile is compare_results.image_database(codefiles):
-            image = preprocess(decode(picture), predictor.manifest["preprocess"])[None]
+            spec = predictor.manifest["preprocess"]
+            image = preprocess(decode(picture, spec=spec), spec)[None]
             found["query"] = masks(predictor.encode(image), threshold)
     return found
 

@@ -157,7 +157,8 @@ class Predictor:
 
     Example:
         predictor = Predictor("output/run/inference")
-        image = preprocess(decode("cat.jpg"), predictor.manifest["preprocess"])
+        spec = predictor.manifest["preprocess"]
+        image = preprocess(decode("cat.jpg", spec=spec), spec)
         code = predictor.codes(image[None])            # uint8 [1, ceil(bits / 8)]
     """
 
