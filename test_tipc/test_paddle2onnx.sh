@@ -6,6 +6,12 @@
 # Steps: train, eval, export, paddle2onnx, compare, infer_cpu, compare_cpu. Without paddle2onnx or onnxruntime the chain
 # is skipped with the line that says how to install them (exit status 3). Logs and environment: see
 # test_train_inference_python.sh.
+# Tried (networks ConvNet, SqueezeNet1_1, ResNet18, AlexNet, small ViTs; five methods, the text graph of DJSRH):
+#   paddle2onnx 2.1.0 on Paddle 3.3.1   all .json graphs; of .pdmodel graphs the CNNs, ViTs crash it (signal 11)
+#   paddle2onnx 1.3.1 on Paddle 2.6.2   all .pdmodel graphs; so also on Paddle 3.3.1
+#   paddle2onnx 1.2.11 on Paddle 2.6.2  converts them too
+#   paddle2onnx 2.0.1, 2.1.0 on Paddle 2.6.2   cannot be imported
+#   AlexNet below about 64 pixels becomes a graph that onnxruntime 1.19 to 1.31 crashes on or refuses
 set -u
 # shellcheck source=test_tipc/convert_func.sh
 . "$(dirname "${BASH_SOURCE[0]}")/convert_func.sh"

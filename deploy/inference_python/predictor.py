@@ -56,8 +56,6 @@ def _graph_files(model_dir, prefix):
     graphs = [os.path.join(model_dir, prefix + ending) for ending in GRAPHS]
     found = [path for path in graphs if os.path.isfile(path)]
     weights = os.path.join(model_dir, prefix + ".pdiparams")
-    if os.path.isfile(os.path.join(model_dir, prefix + ".onnx")):
-        raise InputError(f"{model_dir} is an ONNX model; deploy/inference_python/infer.py runs it (open_predictor)")
     if not found or not os.path.isfile(weights):
         raise InputError(f"{model_dir} holds no {prefix}.json or {prefix}.pdmodel with {prefix}.pdiparams; "
                          "export the model again")
@@ -190,6 +188,9 @@ class Predictor:
         self._text = None
 
     def _load(self, prefix):
+        if self.manifest.get("engine", "paddle") != "paddle":
+            raise InputError(f"{self.model_dir} is an ONNX model; deploy/inference_python/infer.py runs it "
+                             "(open_predictor)")
         graph, weights = _graph_files(self.model_dir, prefix)
         config = make_config(graph, weights, **self._options)
         try:
