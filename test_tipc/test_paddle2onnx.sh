@@ -11,7 +11,7 @@
 #   paddle2onnx 1.3.1 on Paddle 2.6.2   all .pdmodel graphs; so also on Paddle 3.3.1
 #   paddle2onnx 1.2.11 on Paddle 2.6.2  converts them too
 #   paddle2onnx 2.0.1, 2.1.0 on Paddle 2.6.2   cannot be imported
-#   AlexNet below about 64 pixels becomes a graph that onnxruntime 1.19 to 1.31 crashes on or refuses
+#   AlexNet at 48 pixels (at 224 it converts): onnxruntime 1.19 and 1.23 crash on the graph, 1.31 refuses it
 set -u
 # shellcheck source=test_tipc/convert_func.sh
 . "$(dirname "${BASH_SOURCE[0]}")/convert_func.sh"
