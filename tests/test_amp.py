@@ -3,6 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
+from tests.conftest import SHAPES_SIZES
 from utils import amp
 from utils.errors import InputError
 
@@ -63,7 +64,8 @@ def test_a_cpu_refuses(run, shapes, tmp_path):
     amp.check("none")
     with pytest.raises(InputError, match="GPU"):
         amp.check("fp16")
-    done = run("main_single_gpu.py", "--amp", "bf16", "--data-path", shapes, "--epoch", 1, "--output-dir",
+    sizes = [word for key, value in SHAPES_SIZES.items() for word in (f"--{key.replace('_', '-')}", value)]
+    done = run("main_single_gpu.py", "--amp", "bf16", "--data-path", shapes, *sizes, "--epoch", 1, "--output-dir",
                tmp_path / "out", "--device", "cpu", "--backbone", "ConvNet:width=4", "--no-pretrained", ok=False)
     assert len(done.stderr.strip().splitlines()) == 1 and "amp bf16 needs a GPU" in done.stderr
     assert not (tmp_path / "out").exists()
