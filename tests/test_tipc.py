@@ -523,7 +523,7 @@ def real(tmp_path):
 @pytest.mark.parametrize("chain, step", [("base", "compare_cpu"), ("fleet", "compare_train_2nodes")])
 def test_real_run(real, chain, step):
     done = call(real, "sh", "scripts/tipc.sh", "hashnet_16", "--chain", chain, PYTHON=sys.executable, timeout=900)
-    assert done.stdout.splitlines()[-1] == "1 passed"
+    assert done.stdout.splitlines()[-1].startswith("1 passed")
     assert step in steps(real, *([chain] * (chain != "base")), LITE)
 
 
