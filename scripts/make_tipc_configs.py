@@ -85,7 +85,7 @@ PTQ = """\
 ptq:deploy/slim/quantize.py --images 64 --max-flips 0.1
 --model-dir:null
 --save-dir:null
-compare:deploy/compare.py --evaluate True --mkldnn True --max-flips 0.1 --max-drop 0.05
+compare:deploy/compare.py --evaluate True --mkldnn True --max-flips 0.1 --max-drop 0.05 --threads 1
 --other-dir:null
 inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
 --batch-size:1

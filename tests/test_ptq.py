@@ -60,7 +60,7 @@ def weights(folder):
 
 def test_command_makes_an_8_bit_model(quantised, shapes):
     source, folder, said = quantised
-    assert "16 images of the query split" in said and "images a second" in said and "MB" in said
+    assert "16 images of the query split" in said and "images a CPU second" in said and "MB" in said
     assert weights(folder) < 0.4 * weights(source)
     old, new = read_manifest(str(source)), read_manifest(str(folder))
     assert new["fingerprint"] != old["fingerprint"] == new["made_of"]
