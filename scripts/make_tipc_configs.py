@@ -127,6 +127,9 @@ head_lr_mult: 1
 drop_last: true
 """
 
+# methods with texts, as far as they have these settings: without them all texts get one code in two epochs
+LITE_TEXT = {"text_norm": "rms", "text_lr_mult": 0.1, "beta": 0.1}
+
 
 def by_mode(lite, whole=None):
     """The `mode=value|mode=value` form of a line."""
@@ -156,12 +159,14 @@ def wanted(methods):
     """dict path below test_tipc/configs -> text.
 
     Args:
-        methods: dict name -> HashMethod class (``bit_lengths`` and ``views`` are read).
+        methods: dict name -> HashMethod class (what it says about itself is read).
     """
     files = {}
     for name, method in methods.items():
         augment = "simclr" if method.views > 1 else "crop_flip"
-        files[os.path.join("lite", f"{name}.yaml")] = LITE_RECIPE.format(method=name, augment=augment)
+        more = LITE_TEXT if "text" in method.modalities else {}
+        files[os.path.join("lite", f"{name}.yaml")] = LITE_RECIPE.format(method=name, augment=augment) + "".join(
+            f"{key}: {value}\n" for key, value in more.items() if key in method.hyperparameters)
         for bit in method.bit_lengths:
             for chain in CHAINS:
                 files[os.path.join(f"{name}_{bit}", f"{chain}.txt")] = config(chain, name, bit)
