@@ -14,7 +14,6 @@ frozen features is trained and evaluated with either decoding, with the same see
 """
 import argparse
 import os
-import platform
 import resource
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import PIL  # noqa: E402
 import simplejpeg  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from benchmarks.machine import machine  # noqa: E402
 from utils import transforms  # noqa: E402
 from utils.cpu import threads  # noqa: E402
 from utils.datasets.base import FileImages, Split  # noqa: E402
@@ -311,19 +311,6 @@ def accuracy(options):
     return figures
 
 
-def machine():
-    """What ran: one line."""
-    import paddle
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
-    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return (f"{name}, {threads()} threads{load}; Python {platform.python_version()}, paddle {paddle.__version__}, "
-            f"OpenCV {cv2.__version__}, Pillow {PIL.__version__}, simplejpeg {simplejpeg.__version__}, "
-            f"numpy {np.__version__}")
-
-
 def plain(value):
     """Figures as JSON holds them, rounded."""
     if isinstance(value, dict):
@@ -349,7 +336,9 @@ def main(arguments):
     parser.add_argument("--backbone-weights", metavar="FILE", help="its weights")
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args(arguments)
-    figures = {"machine": machine()}
+    import paddle
+    figures = {"machine": machine(threads(), paddle=paddle.__version__, OpenCV=cv2.__version__, Pillow=PIL.__version__,
+                                  simplejpeg=simplejpeg.__version__, numpy=np.__version__)}
     print(figures["machine"], flush=True)
     figures.update(accuracy(options) if options.accuracy else speed(options))
     if options.json:

@@ -8,7 +8,6 @@ the labels. The loop is timed on a sample of the queries and extrapolated; on th
 """
 import argparse
 import os
-import platform
 import resource
 import statistics
 import sys
@@ -18,6 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import numpy as np  # noqa: E402
 
+from benchmarks.machine import machine  # noqa: E402
 from utils import hamming  # noqa: E402
 from utils.errors import run_main  # noqa: E402
 from utils.files import write_json  # noqa: E402
@@ -66,17 +66,6 @@ def peak_mib():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1 << 20)
 
 
-def machine():
-    """What ran: one line."""
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
-    load = f", load {os.getloadavg()[0]:.1f} at the start" if hasattr(os, "getloadavg") else ""
-    return (f"{name}, {hamming.threads()} threads{load}; Python {platform.python_version()}, numpy {np.__version__}, "
-            f"numba {hamming.numba.__version__}")
-
-
 def main(arguments):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for flag, default, text in (("queries", 5000, "queries"), ("items", 117218, "database items"),
@@ -86,7 +75,7 @@ def main(arguments):
         parser.add_argument(f"--{flag}", type=int, default=default, help=f"{text} (default {default})")
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args(arguments)
-    figures = {"machine": machine()}
+    figures = {"machine": machine(hamming.threads(), numpy=np.__version__, numba=hamming.numba.__version__)}
     print(figures["machine"])
     print(f"{options.queries} queries x {options.items} items x {options.bits} bits, {options.classes} labels, "
           f"K = {options.topk}", flush=True)

@@ -2,6 +2,8 @@
 import contextlib
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 
 import yaml
@@ -9,6 +11,7 @@ import yaml
 from utils.errors import InputError
 from utils.files import sha256_file, write_text
 
+COMPARE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compare.py")
 MANIFEST = "inference.yml"
 STEMS = ("inference", "text")
 ENDINGS = (".json", ".pdmodel", ".pdiparams", ".pdiparams.info", ".onnx")
@@ -53,3 +56,25 @@ def write_manifest(folder, manifest):
     files = {name: sha256_file(os.path.join(folder, name)) for name in sorted(os.listdir(folder)) if name != MANIFEST}
     write_text(os.path.join(folder, MANIFEST),
                yaml.safe_dump({**manifest, "files": files}, sort_keys=False, allow_unicode=True))
+
+
+def accepted(model_dir, folder, flags, what, crash):
+    """Lines of deploy/compare.py on ``model_dir`` and the ``folder`` made of it.
+
+    It runs in a process of its own: a graph that converted badly can kill the engine.
+
+    Args:
+        flags: list of its other arguments. what: the new model, for messages. crash: callable of the exit
+            status and the error output, where no ``error:`` line tells the reason -> the reason.
+
+    Raises:
+        InputError: it found a fault, or died.
+    """
+    done = subprocess.run([sys.executable, COMPARE, "--model-dir", model_dir, "--other-dir", folder, *flags],
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          errors="replace")
+    if done.returncode == 0:
+        return [line for line in done.stdout.splitlines() if line.startswith("----- ")]
+    reason = [line[7:] for line in done.stderr.splitlines() if line.startswith("error: ")]
+    reason = reason or [crash(done.returncode, done.stderr)]
+    raise InputError(f"the {what} model was not accepted, nothing was written: {reason[-1].replace(folder, 'it')}")

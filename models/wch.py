@@ -203,8 +203,8 @@ class WCH(HashMethod):
         "attention_temperature": (1.0, "WCH: softmax temperature of the mutual attention"),
         "weight_temperature": (0.2, "WCH: softmax temperature of the patch-level weights"),
         "contrast_temperature": (0.3, "WCH: temperature of the code similarities in the contrastive loss"),
-        "weight_norm": ("column", "WCH: weights are divided by the key's (column) or the anchor's (row) own weight; share: "
-                        "the image itself weighs 1, all others together at most neighbour_share"),
+        "weight_norm": ("column", "WCH: weights are divided by the key's (column) or the anchor's (row) own weight; "
+                        "share: the image itself weighs 1, all others together at most neighbour_share"),
         "neighbour_share": (1.0, "WCH: weight of all other images together with weight_norm share"),
         "head_start": ("authors", "WCH: initial weights of the hash head; small: no tanh is saturated at the start"),
         "token_grid": (0, "WCH: pool the token map to this many rows and columns; 0 = every token as it is"),

@@ -73,11 +73,6 @@ ONNX = """\
 --save-dir:null
 compare:deploy/compare.py --exact True --evaluate True
 --other-dir:null
-inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
---batch-size:1
---img-path:{image}
---save-path:null
---benchmark:True
 """
 
 PTQ = """\
@@ -87,6 +82,9 @@ ptq:deploy/slim/quantize.py --images 64 --max-flips 0.1
 --save-dir:null
 compare:deploy/compare.py --evaluate True --mkldnn True --max-flips 0.1 --max-drop 0.05 --threads 1
 --other-dir:null
+"""
+
+CONVERTED_INFER = """\
 inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
 --batch-size:1
 --img-path:{image}
@@ -103,8 +101,8 @@ CHAINS = {
                         "single": "single_train:main_single_gpu.py {task}", "evaluation": "main_multi_gpu.py --eval"}),
     "train_amp_infer_python": (
         TRAIN + INFER, {"trainer": "amp_bf16|amp_fp16", "train": "amp_train:main_single_gpu.py {task}"}),
-    "paddle2onnx_infer_python": (TRAIN + ONNX, {}),
-    "ptq_infer_python": (TRAIN + PTQ, {"graphs": " --format pdmodel"}),  # the form that Paddle quantises
+    "paddle2onnx_infer_python": (TRAIN + ONNX + CONVERTED_INFER, {}),
+    "ptq_infer_python": (TRAIN + PTQ + CONVERTED_INFER, {"graphs": " --format pdmodel"}),  # the form that Paddle quantises
 }
 
 LITE_RECIPE = """\

@@ -45,6 +45,16 @@ can_convert() {
     esac
 }
 
+# Sets checkpoint: that of whole_infer, or of a new training.
+train_or_find_checkpoint() {
+    if [ "$mode" = whole_infer ]; then
+        find_checkpoint
+    else
+        # shellcheck disable=SC2119  # its arguments are its own
+        train_and_eval
+    fi
+}
+
 # convert_and_infer STEP NAME: the exported model of $out/inference as $out/NAME by the step STEP; then compared with
 # the exported model, and asked (steps compare and infer_cpu). Sets infer_log.
 # shellcheck disable=SC2154  # out, python: read_arguments

@@ -10,7 +10,7 @@
 #   paddle2onnx 2.1.0 on Paddle 3.3.1   all .json graphs; of .pdmodel graphs the CNNs, ViTs crash it (signal 11)
 #   paddle2onnx 1.3.1 on Paddle 2.6.2   all .pdmodel graphs; so also on Paddle 3.3.1
 #   paddle2onnx 1.2.11 on Paddle 2.6.2  converts them too
-#   paddle2onnx 2.0.1, 2.1.0 on Paddle 2.6.2   cannot be imported
+#   paddle2onnx 2.0.1 on Paddle 2.6.2   cannot be imported (2.1.0 not run: its code refuses Paddle below 3.0)
 #   AlexNet at 48 pixels (at 224 it converts): onnxruntime 1.19 and 1.23 crash on the graph, 1.31 refuses it
 set -u
 # shellcheck source=test_tipc/convert_func.sh
@@ -20,12 +20,7 @@ parse_train_lines
 parse_convert_lines
 start_output
 if can_convert paddle2onnx; then
-    if [ "$mode" = whole_infer ]; then
-        find_checkpoint
-    else
-        # shellcheck disable=SC2119  # its arguments are its own
-        train_and_eval
-    fi
+    train_or_find_checkpoint
     evaluation=$(dirname "$checkpoint")/eval/result.json
     if export_checkpoint && convert_and_infer paddle2onnx onnx && [ -f "$evaluation" ]; then
         case $mode in

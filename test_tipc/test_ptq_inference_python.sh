@@ -18,12 +18,7 @@ parse_train_lines
 parse_convert_lines
 start_output
 if can_convert ptq; then
-    if [ "$mode" = whole_infer ]; then
-        find_checkpoint
-    else
-        # shellcheck disable=SC2119  # its arguments are its own
-        train_and_eval
-    fi
+    train_or_find_checkpoint
     export_checkpoint && convert_and_infer ptq int8
 fi
 finish

@@ -149,20 +149,14 @@ def fingerprint(manifest, folder):
 
 
 def check(folder, options):
-    """deploy/compare.py with the float model on oneDNN, in a process of its own; returns its lines."""
-    command = [sys.executable, os.path.join(ROOT, "deploy", "compare.py"), "--model-dir", options.model_dir,
-               "--other-dir", folder, "--mkldnn", "--max-flips", str(options.max_flips)]
+    """The int8 model against the float one on oneDNN; lines to print."""
+    from deploy.folder import accepted
+    command = ["--mkldnn", "--max-flips", str(options.max_flips)]
     for name in ("dataset", "data_path", "list_dir", "split_seed", "batch_size", "workers", "threads"):
         if getattr(options, name) is not None:
             command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          errors="replace")
-    if done.returncode == 0:
-        return [line for line in done.stdout.splitlines() if line.startswith("----- ")]
-    reason = [line[7:] for line in done.stderr.splitlines() if line.startswith("error: ")]
-    reason = reason or [f"Paddle Inference ended with status {done.returncode}"]
-    raise InputError(f"the quantised model was not accepted, nothing was written: "
-                     f"{reason[-1].replace(folder, 'it')}")
+    return accepted(options.model_dir, folder, command, "quantised",
+                    lambda status, said: f"Paddle Inference ended with status {status}")
 
 
 def main(argv):

@@ -130,6 +130,14 @@ def load_lists(name, root, list_dir=None, seed=0, topk=0, on_fault=None):
     return Protocol(name, train, query, database, read_classes(list_dir, count or 0), topk=topk, seed=seed)
 
 
+def utf8_or_latin1(data):
+    """(text, is it Latin-1) of bytes: tags and articles of old sets are in either."""
+    try:
+        return data.decode("utf-8-sig"), False
+    except UnicodeDecodeError:
+        return data.decode("latin-1"), True
+
+
 def read_lines(path):
     """Lines of a UTF-8 file; raises InputError where it cannot be read or is not UTF-8."""
     try:

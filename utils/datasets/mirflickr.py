@@ -118,10 +118,8 @@ def read_tags(folder, numbers):
                 data = file.read()
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text, foreign = data.decode("latin-1"), foreign + 1
+        text, is_foreign = lists.utf8_or_latin1(data)
+        foreign += is_foreign
         words = ("".join(line.split()) for line in text.split("\n"))
         tags.append([word for word in words if word])
     return tags, foreign

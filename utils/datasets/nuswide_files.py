@@ -207,11 +207,8 @@ def _raw_tags(path, root, paths, rows, length):
         if flickr_number(name) not in (None, number.decode("latin-1")):
             raise InputError(f"{path}:{row + 1}: tags of picture {number[:20].decode('latin-1')}, but in that line "
                              f"{length[1]} has {name}")
-        try:
-            text = tags.decode("utf-8")
-        except UnicodeDecodeError:
-            text = tags.decode("latin-1")
-            foreign += 1
+        text, is_foreign = lists.utf8_or_latin1(tags)
+        foreign += is_foreign
         texts.append(" ".join(text.split()))
     return texts, None, foreign
 

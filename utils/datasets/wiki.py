@@ -18,7 +18,7 @@ import re
 
 import numpy as np
 
-from utils.datasets import mat
+from utils.datasets import lists, mat
 from utils.datasets.base import FileImages, Spec, need_folder
 from utils.datasets.tables import TOPK, make_protocol
 from utils.errors import InputError
@@ -107,11 +107,7 @@ def _read_text(folder, row):
             data = file.read()
     except OSError as error:
         raise InputError(f"{row['where']}: {path} is missing or unreadable ({error.strerror})") from None
-    try:
-        content = data.decode("utf-8")
-    except UnicodeDecodeError:
-        content = data.decode("latin-1")
-    found = _TEXT.search(content)
+    found = _TEXT.search(lists.utf8_or_latin1(data)[0])
     if not found:
         raise InputError(f"{row['where']}: {path} has no <text> ... </text>")
     return " ".join(html.unescape(re.sub("<[^>]*>", " ", found[1])).split())
