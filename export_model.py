@@ -9,8 +9,8 @@ import shutil
 import sys
 import tempfile
 
-from deploy.cli import Flags, boolean, count, quiet
 from utils.errors import InputError, run_main
+from utils.flags import Flags, boolean, count, quiet
 
 MARGIN = 1e-3  # of the largest |code|: bits of smaller codes may differ between engines
 CHECKED = 8  # inputs of the self-check
@@ -76,7 +76,7 @@ def export(checkpoint, folder, bit=None, method_name=None):
     """
     import paddle
     paddle.set_device("cpu")
-    from models import load_method
+    from models.build import load_method
     from models.export import image_shape, save_graphs
     from utils.transforms import recipe_spec
 

@@ -1,7 +1,7 @@
 """The same as main_single_gpu.py on several processes: NCCL on GPUs, gloo on CPUs, one or many nodes.
 
-    python main_multi_gpu.py --nprocs 2 --method hashnet --dataset cifar10-1 --data-path DIR
-    python -m paddle.distributed.launch --nnodes 2 --master HOST:PORT main_multi_gpu.py ...   (on each node)
+python main_multi_gpu.py --nprocs 2 --method hashnet --dataset cifar10-1 --data-path DIR
+python -m paddle.distributed.launch --nnodes 2 --master HOST:PORT main_multi_gpu.py ...   (on each node)
 """
 import os
 import signal

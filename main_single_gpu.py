@@ -1,7 +1,7 @@
 """Train or evaluate a method in one process: a GPU if there is one, else the CPU.
 
-    python main_single_gpu.py --method hashnet --dataset cifar10-1 --data-path DIR --bit 48
-    python main_single_gpu.py --eval --pretrained output/hashnet_cifar10-1_48/best.safetensors
+python main_single_gpu.py --method hashnet --dataset cifar10-1 --data-path DIR --bit 48
+python main_single_gpu.py --eval --pretrained output/hashnet_cifar10-1_48/best.safetensors
 """
 import os
 import shutil
@@ -34,10 +34,10 @@ def use_cores(processes=1):
 def resolve(argv):
     """Command line -> (recipe, run options, where the recipe came from)."""
     from models import METHODS
-    from utils.checkpoint import load_checkpoint
     from utils.config import parse
+    from utils.training.checkpoint import load_checkpoint
     configs = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")
-    return parse(argv, {name: method.hyperparameters for name, method in METHODS.items()}, configs,
+    return parse(argv, {name: method.settings for name, method in METHODS.items()}, configs,
                  base=lambda path: load_checkpoint(path)[1]["recipe"])
 
 
@@ -126,14 +126,17 @@ def main(argv):
 def job(recipe, run, source):
     """Train or evaluate one resolved recipe in this process (one of several ranks, or the only one)."""
     import paddle
-    from models import METHODS, build_method, load_weights
-    from utils.checkpoint import load_checkpoint
+
+    from models import METHODS
+    from models.build import build_method, load_weights
+    from models.method import DataFacts
     from utils.config import write_recipe
-    from utils.distributed import is_main, world_size
-    from utils.evaluator import Evaluator, describe, validation_splits
-    from utils.logger import RunLog
-    from utils.seeding import derive, seed_everything
-    from utils.trainer import broadcast, fit, start
+    from utils.training.checkpoint import load_checkpoint
+    from utils.training.distributed import is_main, world_size
+    from utils.training.evaluator import Evaluator, describe, validation_splits
+    from utils.training.logger import RunLog
+    from utils.training.seeding import derive, seed_everything
+    from utils.training.trainer import broadcast, fit, start
 
     method_class = METHODS[recipe["method"]]
     folder = run["output_dir"]
@@ -161,7 +164,7 @@ def job(recipe, run, source):
     seed_everything(recipe["seed"], 0)
     with paddle.utils.unique_name.guard():  # optimizer state is stored under parameter names
         own_weights = {"backbone_weights": None, "pretrained_backbone": False} if checkpoint else {}
-        method = build_method({**recipe, **own_weights}, **data)
+        method = build_method({**recipe, **own_weights}, DataFacts(**data))
         recipe = {**recipe, "backbone": method.backbone.name}  # the name that builds this very network again
         if run["pretrained"]:
             load_weights(method, run["pretrained"])
@@ -221,7 +224,8 @@ def job(recipe, run, source):
 def write_products(method, evaluator, report, protocol, recipe, run, state, source):
     """result.json, the database's code files and, if asked for, the curves; returns the first."""
     import paddle
-    from utils.result import write_result
+
+    from utils.training.result import write_result
     from utils.transforms import recipe_spec
     folder = run["output_dir"]
     name = os.path.join(folder, "result.json")

@@ -1,10 +1,10 @@
 """Find the database items nearest to pictures or words.
 
-    python predict.py --model-dir output/model --img cat.jpg --topk 10
-    python predict.py --pretrained output/run/best.safetensors --img folder/ --json
-    python predict.py --pretrained output/run/best.safetensors --gallery my_photos/ --code-file photos.npz
-    python predict.py --pretrained output/run/best.safetensors --code-file photos.npz --img cat.jpg
-    python predict.py --model-dir output/model --text "red circle"          (cross-modal models)
+python predict.py --model-dir output/model --img cat.jpg --topk 10
+python predict.py --pretrained output/run/best.safetensors --img folder/ --json
+python predict.py --pretrained output/run/best.safetensors --gallery my_photos/ --code-file photos.npz
+python predict.py --pretrained output/run/best.safetensors --code-file photos.npz --img cat.jpg
+python predict.py --model-dir output/model --text "red circle"          (cross-modal models)
 """
 import contextlib
 import ctypes
@@ -14,8 +14,8 @@ import sys
 
 import numpy as np
 
-from deploy.cli import Flags, boolean, count, quiet
 from utils.errors import InputError, run_main
+from utils.flags import Flags, boolean, count, quiet
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")  # of --save-path as a file
 SHOWN = 10  # queries in the picture grid
@@ -66,7 +66,7 @@ class Network:
         import paddle
         from paddle.base import core
 
-        from models import load_method
+        from models.build import load_method
         from models.export import find_vectorizer, manifest
         from utils.cpu import threads as usable_threads
         from utils.transforms import recipe_spec
@@ -125,7 +125,7 @@ def query_files(path, roots):
     Raises:
         InputError: nothing there, no picture in the folder, or a listed file that is not found.
     """
-    from utils.transforms import IMAGE_ENDINGS
+    from utils.images import IMAGE_ENDINGS
     if os.path.isdir(path):
         found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
                  if name.lower().endswith(IMAGE_ENDINGS)]
@@ -166,7 +166,8 @@ def encode_queries(options, encoder, data, vectorizer):
     if len(encoder.manifest["image"]["input"]) == 1:
         return _feature_query(options, encoder, data)
     from utils.datasets.base import FileImages
-    from utils.transforms import preprocess, read
+    from utils.images import read
+    from utils.transforms import preprocess
     spec = encoder.manifest["preprocess"]
     if options.img is None:
         names, images = data.protocol.query.ids[:1], data.protocol.query.images
@@ -262,7 +263,7 @@ def run(options):
     """
     from deploy.index import ExactIndex
     from deploy.inference_python.encode import Data, code_name, open_code_file
-    from utils.hamming import pack
+    from utils.retrieval.hamming import pack
     if options.text is not None and options.img is not None:
         raise InputError("give --img or --text, not both")
     if options.gallery is not None and (options.dataset or options.list_dir):
@@ -316,7 +317,7 @@ def run(options):
 
 def known_gallery(options):
     """The gallery whose codes --code-file holds, where no other data are asked for; else None."""
-    from utils.codes import CodeFile
+    from utils.retrieval.codes import CodeFile
     if options.dataset or not options.code_file or not os.path.isfile(options.code_file):
         return None
     return (CodeFile.load(options.code_file).meta.get("data") or {}).get("gallery")
@@ -332,8 +333,8 @@ def draw(path, shown, queries, codefile, data):
     Returns:
         True if it was written; without the database's pictures there is none, and a line says so.
     """
+    from utils.images import ImageError
     from utils.plots import retrieval_grid
-    from utils.transforms import ImageError
     try:
         read = database_reader(codefile, data)
         known = query_labels(data) if codefile.labels is not None else {}
@@ -372,7 +373,7 @@ def query_labels(data):
 
 def database_reader(codefile, data):
     """Function (match) -> picture of a database item: from its file where it is one, else from the data set."""
-    from utils.transforms import decode
+    from utils.images import decode
 
     def read(match):
         if os.path.isfile(match["path"]):

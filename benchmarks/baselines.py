@@ -15,8 +15,8 @@ import numpy as np  # noqa: E402
 
 from main_single_gpu import choose_device, complete, load_data, resolve, use_cores  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
-from utils.hamming import pack  # noqa: E402
-from utils.metrics import evaluate, format_line  # noqa: E402
+from utils.retrieval.hamming import pack  # noqa: E402
+from utils.retrieval.metrics import evaluate, format_line  # noqa: E402
 
 SEEDS = (0, 1, 2)
 
@@ -47,9 +47,11 @@ def main(argv):
     recipe, run, _ = resolve(argv)
     choose_device(run["device"])
     use_cores()
-    from models import METHODS, build_method
-    from utils.evaluator import split_features
-    from utils.seeding import seed_everything
+    from models import METHODS
+    from models.build import build_method
+    from models.method import DataFacts
+    from utils.training.features import split_features
+    from utils.training.seeding import seed_everything
     method_class = METHODS[recipe["method"]]
     protocol = load_data(recipe, method_class)
     recipe = complete(recipe, protocol, method_class, {})
@@ -58,7 +60,7 @@ def main(argv):
                          "compare on; take a recipe with freeze_backbone")
     seed_everything(recipe["seed"], 0)
     text_dim = None if protocol.train.text_features is None else protocol.train.text_features.shape[1]
-    method = build_method(recipe, len(protocol.train), len(protocol.classes), text_dim)
+    method = build_method(recipe, DataFacts(len(protocol.train), len(protocol.classes), text_dim))
     recipe = {**recipe, "backbone": method.backbone.name}  # the full name, as in the cache of the training runs
     raw = [split_features(method, split, recipe, run) for split in protocol.splits]
     method.norm.fit(raw[0])

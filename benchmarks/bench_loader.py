@@ -28,20 +28,20 @@ import simplejpeg  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from benchmarks.machine import machine  # noqa: E402
-from utils import transforms  # noqa: E402
+from utils import images, transforms  # noqa: E402
 from utils.cpu import threads  # noqa: E402
 from utils.datasets.base import FileImages, Split  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.files import write_json  # noqa: E402
 
 WIDTH, HEIGHT = 640, 480
-SPECS = {mode: transforms.preprocess_spec(decode=mode) for mode in transforms.DECODES}
+SPECS = {mode: transforms.preprocess_spec(decode=mode) for mode in images.DECODES}
 
 
 # files ------------------------------------------------------------------------------------------
 def make_pictures(folder, count, seed=0):
     """Write ``count`` JPEG files: drawn shapes, enlarged, under texture of every scale and noise (quality 90)."""
-    from utils.datasets.shapes import draw_image
+    from utils.datasets.protocols.shapes import draw_image
     rng = np.random.default_rng(seed)
     for number in range(count):
         image = cv2.resize(draw_image(seed, 1, number)[0], (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC) * 0.8 + 20
@@ -74,7 +74,7 @@ def sides(split):
     import paddle
     from paddle.vision import transforms as vision
 
-    from utils.loader import Items
+    from utils.training.loader import Items
     mean, std = list(transforms.IMAGENET_MEAN), list(transforms.IMAGENET_STD)
     window = [vision.Resize(256), vision.CenterCrop(224)]
     steps = {"seed": [vision.ToTensor(), vision.Normalize(mean, std)],
@@ -99,7 +99,7 @@ def sides(split):
 def single(dataset, i):
     """Item i up to the normalised float32 array or tensor."""
     if hasattr(dataset, "spec"):
-        return transforms.preprocess(transforms.read(dataset.split.images, i, dataset.spec), dataset.spec)
+        return transforms.preprocess(images.read(dataset.split.images, i, dataset.spec), dataset.spec)
     return dataset[i]
 
 
@@ -107,7 +107,7 @@ def drain(dataset, batch_size, workers):
     """Read a data set once through paddle.io.DataLoader, as training does; number of images."""
     import paddle
 
-    from utils.loader import load_batches
+    from utils.training.loader import load_batches
     n = len(dataset)
     if hasattr(dataset, "spec"):
         positions = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
@@ -152,14 +152,14 @@ def step_times(split, rounds):
     numbers = range(len(split))
     datas = [open(split.images.path(i), "rb").read() for i in numbers]
     spec = SPECS["full"]
-    wholes = [transforms.decode(data) for data in datas]
+    wholes = [images.decode(data) for data in datas]
     smalls = [transforms.resize_short(whole, 256) for whole in wholes]
     pils = [Image.fromarray(whole) for whole in wholes]
     jobs = {
         "read the file": lambda: [open(split.images.path(i), "rb").read() for i in numbers],
         "decode, Pillow": lambda: [Image.open(split.images.path(i)).convert("RGB") for i in numbers],
-        "decode, full": lambda: [transforms.decode(data) for data in datas],
-        "decode and resize, reduced": lambda: [transforms.decode(data, spec=SPECS["reduced"]) for data in datas],
+        "decode, full": lambda: [images.decode(data) for data in datas],
+        "decode and resize, reduced": lambda: [images.decode(data, spec=SPECS["reduced"]) for data in datas],
         "resize, Pillow": lambda: [pil.resize(small.shape[1::-1], Image.BILINEAR) for pil, small in zip(pils, smalls)],
         "resize, full": lambda: [transforms.resize_short(whole, 256) for whole in wholes],
         "crop and normalise": lambda: [transforms.preprocess(small, spec) for small in smalls],
@@ -173,8 +173,8 @@ def distances(split):
     """Mean absolute difference of the resized pictures, in 8-bit steps."""
     values = {"full_to_pillow": [], "reduced_to_pillow": [], "reduced_to_full": []}
     for i in range(len(split)):
-        reduced = transforms.resize_short(transforms.read(split.images, i, SPECS["reduced"]), 256).astype(np.float32)
-        full = transforms.resize_short(transforms.read(split.images, i, SPECS["full"]), 256).astype(np.float32)
+        reduced = transforms.resize_short(images.read(split.images, i, SPECS["reduced"]), 256).astype(np.float32)
+        full = transforms.resize_short(images.read(split.images, i, SPECS["full"]), 256).astype(np.float32)
         with Image.open(split.images.path(i)) as file:
             pillow = np.asarray(file.convert("RGB").resize(full.shape[1::-1], Image.BILINEAR), dtype=np.float32)
         for name, (a, b) in zip(values, ((full, pillow), (reduced, pillow), (reduced, full))):
@@ -227,7 +227,7 @@ def features(backbone, split, spec, batch_size):
     """Pooled features float32 [N, D] of a split, decoded and preprocessed as ``spec`` says."""
     import paddle
 
-    from utils.loader import Items, load_batches
+    from utils.training.loader import Items, load_batches
     positions = [np.arange(start, min(start + batch_size, len(split))) for start in range(0, len(split), batch_size)]
     with paddle.no_grad():
         batches = load_batches(Items(split, spec), positions)
@@ -238,21 +238,23 @@ def train_head(options, split, x, seed):
     """DHN's hash layer trained on features float32 [N, D] (the recipe configs/dhn/cifar10-1_frozen.yaml)."""
     import paddle
 
-    from models import METHODS, build_method
+    from models import METHODS
+    from models.build import build_method
+    from models.method import DataFacts
     from utils.config import parse
-    from utils.loader import cached_batches, epoch_order
-    from utils.trainer import OPTIMIZERS
+    from utils.training.loader import cached_batches, epoch_order
+    from utils.training.trainer import OPTIMIZERS
     flags = ["--config", os.path.join(os.path.dirname(__file__), "..", "configs", "dhn", "cifar10-1_frozen.yaml"),
              "--method", "dhn", "--bit", str(options.bit), "--backbone", f"precomputed:{x.shape[1]}"]
-    recipe, _, _ = parse(flags, {name: method.hyperparameters for name, method in METHODS.items()})
+    recipe, _, _ = parse(flags, {name: method.settings for name, method in METHODS.items()})
     paddle.seed(seed)
-    method = build_method(recipe, len(split), split.labels.shape[1])
+    method = build_method(recipe, DataFacts(len(split), split.labels.shape[1]))
     method.norm.fit(x)
     optimizer = OPTIMIZERS[recipe["optimizer"]](recipe["learning_rate"], method.param_groups(recipe["head_lr_mult"]),
                                                 recipe)
     method.train()
     for epoch in range(options.epoch):
-        method.start_epoch(epoch)
+        method.start_epoch(epoch, 10)
         for batch in cached_batches(split, x, epoch_order(len(split), recipe["batch_size"], seed, epoch, False)):
             method.loss(batch)["total"].backward()
             optimizer.step()
@@ -265,10 +267,10 @@ def accuracy(options):
     """mAP with either decoding; dict of figures."""
     import paddle
 
-    from models.backbones import build_backbone
+    from models.backbones.build import build_backbone
     from utils.datasets import load_protocol
-    from utils.hamming import pack
-    from utils.metrics import evaluate
+    from utils.retrieval.hamming import pack
+    from utils.retrieval.metrics import evaluate
     if not options.data_path or not options.backbone_weights:
         raise InputError("--accuracy needs --data-path (folder with the CIFAR-10 archive) and --backbone-weights")
     protocol = load_protocol("cifar10-1", root=options.data_path)

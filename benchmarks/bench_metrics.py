@@ -18,10 +18,10 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import numpy as np  # noqa: E402
 
 from benchmarks.machine import machine  # noqa: E402
-from utils import hamming  # noqa: E402
 from utils.errors import run_main  # noqa: E402
 from utils.files import write_json  # noqa: E402
-from utils.metrics import evaluate, format_line  # noqa: E402
+from utils.retrieval import hamming  # noqa: E402
+from utils.retrieval.metrics import evaluate, format_line  # noqa: E402
 
 
 def loop_map(query, database, query_labels, database_labels, k, kind=None):

@@ -13,8 +13,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import numpy as np  # noqa: E402  (needs the path above)
 
-from deploy.cli import Flags, boolean, count, quiet  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
+from utils.flags import Flags, boolean, count, quiet  # noqa: E402
 
 MARGIN = 1e-3  # of the largest |code|: bits of smaller codes may differ between engines
 RANDOM = 8  # random inputs of a comparison
@@ -163,8 +163,8 @@ def score(codes, data, rule):
     Returns:
         dict direction -> (name of the metric, value of the first engine, of the second).
     """
-    from utils.hamming import pack
-    from utils.metrics import evaluate
+    from utils.retrieval.hamming import pack
+    from utils.retrieval.metrics import evaluate
     query, database = data.protocol.query, data.protocol.database
     if query.labels is None or database.labels is None:
         raise InputError(f"--evaluate needs labels, and {data.request['dataset']} has none")

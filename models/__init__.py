@@ -1,91 +1,106 @@
-"""The registry: every file here that defines a HashMethod with a name is a method. Nothing else to edit."""
+"""The registry: every file here that defines a HashMethod with a name is a method. Nothing else to edit.
+
+A method's file may also lie elsewhere: ``find_method("path/to/six.py")``.
+"""
+import hashlib
 import importlib
+import importlib.util
 import inspect
+import os
 import pkgutil
+import sys
 
-import numpy as np
+import utils  # noqa: F401  before Paddle, see utils/__init__.py
 
-from utils.checkpoint import load_checkpoint  # utils comes before Paddle, see utils/__init__.py
-from utils.errors import InputError
+# isort: split
 from models.method import HashMethod
+from utils.errors import InputError
+from utils.settings import nearest
+
+METHODS = {}
+BROKEN = {}  # file name -> why it could not be imported
+
+
+def _methods_of(module):
+    """The HashMethods with a name that a module defines itself."""
+    return [value for _, value in inspect.getmembers(module, inspect.isclass)
+            if issubclass(value, HashMethod) and value.name and value.__module__ == module.__name__]
+
+
+def _reason(error):
+    """One line of an exception: its type, its text, and its line number where it is a SyntaxError."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _discover():
-    methods = {}
-    for module in pkgutil.iter_modules(__path__):
-        if module.name.startswith("_"):
+    for found in pkgutil.iter_modules(__path__):
+        if found.name.startswith("_"):
             continue
-        for _, value in inspect.getmembers(importlib.import_module(f"models.{module.name}"), inspect.isclass):
-            if issubclass(value, HashMethod) and value.name:
-                methods[value.name] = value
-    return dict(sorted(methods.items()))
+        try:
+            module = importlib.import_module(f"models.{found.name}")
+        except Exception as error:  # a draft must not stop the other methods
+            BROKEN[f"models/{found.name}.py"] = _reason(error)
+            print(f"note: models/{found.name}.py is left out: {_reason(error)}", file=sys.stderr)
+            continue
+        for method in _methods_of(module):
+            if method.name in METHODS:
+                raise InputError(f"models/{found.name}.py and {inspect.getsourcefile(METHODS[method.name])} both define "
+                                 f"a method {method.name}; rename one")
+            METHODS[method.name] = method
+    for name in sorted(METHODS):
+        METHODS[name] = METHODS.pop(name)
 
 
-METHODS = _discover()
+_discover()
 
 
-def build_method(recipe, num_train, num_classes, text_dim=None):
-    """Build the network and loss that a resolved recipe names.
+def find_method(name):
+    """The class of a method, by its name or by the file that defines it; such a file's method joins ``METHODS``.
 
     Args:
-        recipe: flat dict (utils/config.py).
-        num_train: images in the training split (size of a memory bank).
-        num_classes: label columns, 0 where there are no labels.
-        text_dim: columns of the text features, for cross-modal methods.
-
-    Returns:
-        HashMethod in training mode; parameters follow ``paddle.seed``.
-    """
-    from models.backbones import build_backbone
-    method_class = METHODS[recipe["method"]]
-    backbone = build_backbone(recipe["backbone"], weights=recipe["backbone_weights"],
-                              pretrained=recipe["pretrained_backbone"], image_size=recipe["crop_size"])
-    hyper = {key: recipe[key] for key in method_class.hyperparameters}
-    return method_class(backbone, recipe["bit"], num_train, num_classes, text_dim=text_dim,
-                        feature_norm=recipe["feature_norm"], frozen=recipe["freeze_backbone"], **hyper)
-
-
-def load_state(method, tensors, where):
-    """Copy arrays (dict name -> ndarray) into a method; every name and shape must match.
+        name: ``hashnet``, or ``path/to/six.py``. The file is executed: give only files you trust.
 
     Raises:
-        InputError: names the missing, unexpected and mismatched entries of ``where``.
+        InputError: unknown name; a file that is not there, cannot be imported, does not define exactly one method, or
+            defines one whose name is taken.
     """
-    state = method.state_dict()
-    faults = [f"missing {key}" for key in state if key not in tensors]
-    faults += [f"unexpected {key}" for key in tensors if key not in state]
-    faults += [f"{key} is {list(tensors[key].shape)}, not {list(state[key].shape)}"
-               for key in state if key in tensors and list(tensors[key].shape) != list(state[key].shape)]
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
-        raise InputError(f"{where} does not fit the recipe: {'; '.join(faults[:5])}{more}")
-    for key, value in state.items():
-        value.set_value(np.asarray(tensors[key]))
+    name = str(name)
+    if name.endswith(".py"):
+        return _from_file(os.path.abspath(name))
+    if name not in METHODS:
+        broken = "".join(f"; {file} was left out: {why}" for file, why in BROKEN.items())
+        raise InputError(f"unknown method {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}, or give the "
+                         f"file of your own (--method path/to/six.py){broken}")
+    return METHODS[name]
 
 
-def load_weights(method, path):
-    """Copy the weights of a checkpoint into a method; training-only state (a memory bank) stays as it is."""
-    tensors, _ = load_checkpoint(path)
-    weights = {key: value.numpy() for key, value in method.state_dict().items()
-               if key.startswith(method.training_state)}
-    weights.update({key[len("model/"):]: value for key, value in tensors.items()
-                    if key.startswith("model/") and not key[len("model/"):].startswith(method.training_state)})
-    load_state(method, weights, path)
+def method_file(method):
+    """Where a method from outside was defined and what the file held: (path, SHA-256), or (None, None)."""
+    path = getattr(method, "defined_in", None)
+    if path is None:
+        return None, None
+    with open(path, "rb") as file:
+        return path, hashlib.sha256(file.read()).hexdigest()
 
 
-def load_method(path):
-    """Rebuild the method of a checkpoint: (HashMethod in evaluation mode, meta dict).
-
-    Raises:
-        InputError: unreadable checkpoint, or one of an unknown method.
-    """
-    _, meta = load_checkpoint(path)
-    recipe = meta["recipe"]
-    if recipe["method"] not in METHODS:
-        raise InputError(f"{path} was made by method {recipe['method']!r}, which this version does not have "
-                         f"({', '.join(METHODS)})")
-    # the checkpoint holds the backbone's weights: nothing to download or to read
-    method = build_method({**recipe, "backbone_weights": None, "pretrained_backbone": False}, **meta["data"])
-    load_weights(method, path)
-    method.eval()
-    return method, meta
+def _from_file(path):
+    known = next((method for method in METHODS.values() if getattr(method, "defined_in", None) == path), None)
+    if known:
+        return known
+    if not os.path.isfile(path):
+        raise InputError(f"no method file at {path}; `python -m models new NAME` writes one")
+    spec = importlib.util.spec_from_file_location(f"_method_{hashlib.sha1(path.encode()).hexdigest()[:8]}", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"the method file {path} cannot be imported ({_reason(error)})") from error
+    found = _methods_of(module)
+    if len(found) != 1:
+        raise InputError(f"{path} defines {len(found)} methods; one subclass of HashMethod with a name is wanted")
+    if found[0].name in METHODS:
+        raise InputError(f"{path} defines a method {found[0].name!r}, and that name is taken; choose another name")
+    found[0].defined_in = path
+    METHODS[found[0].name] = found[0]
+    return found[0]

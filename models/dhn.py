@@ -21,11 +21,10 @@ bytes for a matrix.
 """
 import paddle
 
-from models.functional import log_cosh, share_a_label
+from models.losses import Bank, hash_layer, log_cosh, negative_log_likelihood, share_a_label
 from models.method import HashMethod
-from models.pairwise import Bank, check_choice, check_labels, hash_layer, negative_log_likelihood
-from utils.distributed import gather
-from utils.errors import InputError
+from utils.settings import Setting
+from utils.training.distributed import gather
 
 
 def pair_loss(u, other, s, half=True):
@@ -53,33 +52,26 @@ class DHN(HashMethod):
     kind = "supervised"
     bit_lengths = (16, 32, 48, 128)
     training_state = ("bank.",)
-    hyperparameters = {
-        "lamda": (1.0, "weight of the quantisation term"),
-        "pairs": ("batch", "what a batch is compared with: batch, or bank (all training images)"),
-        "half": (True, "theta = <u_i, u_j> / 2; false leaves the 1/2 out, as the authors' caffe layer does"),
-        "quantize": ("tanh", "the codes that both terms see: tanh, or raw (DeepHash-pytorch: before the tanh)"),
+    variants = ({"pairs": "bank"}, {"quantize": "raw", "half": False})
+    settings = {
+        "lamda": Setting(1.0, "weight of the quantisation term", low=0),
+        "pairs": Setting("batch", "what a batch is compared with: the batch, or all training images (bank)",
+                         choices=("batch", "bank")),
+        "half": Setting(True, "theta = <u_i, u_j> / 2; false leaves the 1/2 out, as the authors' caffe layer does"),
+        "quantize": Setting("tanh", "the codes that both terms see; raw (DeepHash-pytorch) = before the tanh",
+                            choices=("tanh", "raw")),
     }
 
-    def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
-                 lamda=1.0, pairs="batch", half=True, quantize="tanh"):
-        super().__init__(backbone, bits, feature_norm, frozen)
-        check_labels(self.name, num_classes)
-        check_choice("pairs", pairs, ("batch", "bank"))
-        check_choice("quantize", quantize, ("tanh", "raw"))
-        if lamda < 0:
-            raise InputError(f"lamda must not be negative, not {lamda}")
-        self.hash = hash_layer(self.feature_dim, bits)
-        self.lamda = lamda
-        self.pairs = pairs
-        self.half = half
-        self.quantize = quantize
-        if pairs == "bank":
-            self.bank = Bank(num_train, bits, num_classes)
+    def build(self):
+        self.hash = hash_layer(self.feature_dim, self.bits)
+        if self.pairs == "bank":
+            self.bank = Bank(self.facts.num_train, self.bits, self.facts.num_classes)
 
     def code(self, features):
         return paddle.tanh(self.hash(features))
 
     def loss(self, batch):
+        """Terms ``pair``, ``quantization`` and ``total`` = pair + lamda quantization."""
         h, y = self.hash(self.view(batch)), batch["label"]
         u = paddle.tanh(h) if self.quantize == "tanh" else h
         if self.pairs == "bank":

@@ -27,12 +27,11 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from models.functional import l2_normalize
+from models.losses import l2_normalize
 from models.method import HashMethod
-from utils.distributed import gather, own_rows
 from utils.errors import InputError
-
-TEXT_NORMS = ("none", "rms")
+from utils.settings import Setting
+from utils.training.distributed import gather, own_rows
 
 
 def joint_affinity(image, text, beta, eta, mu, batch_size=0):
@@ -100,40 +99,35 @@ class DJSRH(HashMethod):
     bit_lengths = (16, 32, 64, 128)
     modalities = ("image", "text")
     training_state = ("teacher.",)
-    hyperparameters = {
-        "beta": (0.9, "DJSRH: image share of the joint similarity (Wiki .3, MIRFlickr .9, NUS-WIDE .6)"),
-        "eta": (0.4, "DJSRH: share of the second-order similarity"),
-        "mu": (1.5, "DJSRH: scale of the similarity to rebuild"),
-        "lambda1": (0.1, "DJSRH: weight of the image-image term (Wiki .3)"),
-        "lambda2": (0.1, "DJSRH: weight of the text-text term (Wiki .3)"),
-        "text_hidden": (4096, "units of the text encoder's hidden layer"),
-        "text_lr_mult": (10.0, "learning-rate multiplier of the text encoder (Wiki 1, others .01 / .001 = 10)"),
-        "text_norm": ("none", "DJSRH: none, or rms: text features divided by their root mean square over the training "
-                      "split, for texts of unit length (TF-IDF)"),
-        "train_conv": (True, "false: of the backbone only fully connected layers train (Wiki)"),
-        "affinity_batch": (0, "DJSRH: divisor of the second-order similarity; 0 = rows of the global batch"),
+    small = {"text_hidden": 16}
+    # without these all texts get one code in two epochs
+    lite = {"text_norm": "rms", "text_lr_mult": 0.1, "beta": 0.1}
+    settings = {
+        "beta": Setting(0.9, "image share of the joint similarity (Wiki .3, MIRFlickr .9, NUS-WIDE .6)"),
+        "eta": Setting(0.4, "share of the second-order similarity"),
+        "mu": Setting(1.5, "scale of the similarity to rebuild"),
+        "lambda1": Setting(0.1, "weight of the image-image term (Wiki .3)"),
+        "lambda2": Setting(0.1, "weight of the text-text term (Wiki .3)"),
+        "text_hidden": Setting(4096, "units of the text encoder's hidden layer", low=1),
+        "text_lr_mult": Setting(10.0, "learning-rate multiplier of the text encoder (Wiki 1, others .01 / .001 = 10)",
+                                low=0),
+        "text_norm": Setting("none", "rms: text features divided by their root mean square over the training split, "
+                             "for texts of unit length (TF-IDF)", choices=("none", "rms")),
+        "train_conv": Setting(True, "false: of the backbone only fully connected layers train (Wiki)"),
+        "affinity_batch": Setting(0, "divisor of the second-order similarity; 0 = rows of the global batch", low=0),
     }
 
-    def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
-                 beta=0.9, eta=0.4, mu=1.5, lambda1=0.1, lambda2=0.1, text_hidden=4096, text_lr_mult=10.0,
-                 text_norm="none", train_conv=True, affinity_batch=0):
-        super().__init__(backbone, bits, feature_norm, frozen)
-        if not text_dim:
-            raise InputError("djsrh needs the number of columns of the text features (text_dim), and there is none")
-        if text_norm not in TEXT_NORMS:
-            raise InputError(f"text_norm is {text_norm!r}; choose one of {', '.join(TEXT_NORMS)}")
-        self.text_norm = text_norm
-        if text_norm != "none":
+    def build(self):
+        if self.text_norm != "none":
             self.register_buffer("text_scale", paddle.ones([1]))
-        self.text_dim, self.text_lr_mult = text_dim, text_lr_mult
-        self.beta, self.eta, self.mu = beta, eta, mu
-        self.lambda1, self.lambda2, self.affinity_batch = lambda1, lambda2, affinity_batch
+        self.text_dim = self.facts.text_dim
         self.scale = 1.0
-        self.hash = _linear(self.feature_dim, bits)
-        self.text_encoder = nn.Sequential(_linear(text_dim, text_hidden), nn.ReLU(), _linear(text_hidden, bits))
-        self.fixed = [] if train_conv else self._fix_other_than_linear()
-        self.frozen = frozen or all(parameter.stop_gradient for parameter in backbone.parameters())
-        self.teacher = None if self.frozen else _frozen_copy(backbone)
+        self.hash = _linear(self.feature_dim, self.bits)
+        self.text_encoder = nn.Sequential(_linear(self.text_dim, self.text_hidden), nn.ReLU(),
+                                          _linear(self.text_hidden, self.bits))
+        self.fixed = [] if self.train_conv else self._fix_other_than_linear()
+        self.frozen = self.frozen or all(parameter.stop_gradient for parameter in self.backbone.parameters())
+        self.teacher = None if self.frozen else _frozen_copy(self.backbone)
         self.train()
 
     def _fix_other_than_linear(self):
@@ -151,9 +145,10 @@ class DJSRH(HashMethod):
         if self.teacher is not None:
             self.teacher.eval()
 
-    def fit_text(self, texts):
-        """Set the scale of the text features, float32 ndarray [N, text_dim]."""
+    def fit(self, train):
+        """Set the scale of the text features."""
         if self.text_norm == "rms":
+            texts = np.asarray(train.text_features, dtype="float32")
             size = float(np.sqrt(np.mean(np.square(texts, dtype="float64"))))
             self.text_scale.set_value(np.array([1 / size if size else 1.0], dtype="float32"))
 
@@ -161,7 +156,7 @@ class DJSRH(HashMethod):
         """Text features float32 [N, text_dim] -> float32 [N, bits] before the tanh."""
         return self.text_encoder(text if self.text_norm == "none" else text * self.text_scale)
 
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch, epochs):
         """tanh(sqrt(epoch + 1) h), epoch from 0."""
         self.scale = math.sqrt(epoch + 1.0)
 

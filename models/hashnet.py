@@ -28,11 +28,10 @@ import math
 
 import paddle
 
-from models.functional import share_a_label
+from models.losses import Bank, hash_layer, negative_log_likelihood, share_a_label
 from models.method import HashMethod
-from models.pairwise import Bank, check_choice, check_labels, hash_layer, negative_log_likelihood
-from utils.distributed import gather, world_size
-from utils.errors import InputError
+from utils.settings import Setting
+from utils.training.distributed import gather, world_size
 
 
 def hashnet_loss(u, other, s, alpha, class_num=0, linear_above=None):
@@ -68,62 +67,50 @@ class HashNet(HashMethod):
     kind = "supervised"
     bit_lengths = (16, 32, 48, 64)
     training_state = ("bank.", "beta", "steps")
-    hyperparameters = {
-        "alpha": (0.1, "scale of the inner product of two codes in the likelihood; 0 means 10 / bits"),
-        "step_continuation": (20, "epochs between two increases of beta in tanh(beta h)"),
-        "continuation": ("epoch", "schedule of beta: epoch, or iteration (the authors': every 200 iterations)"),
-        "pairs": ("bank", "what a batch is compared with: bank (all training images), batch, or halves (HashNet)"),
-        "class_num": (0.0, "weight of a similar pair; 0 balances the two classes (paper)"),
+    variants = ({"pairs": "batch"}, {"pairs": "halves"}, {"pairs": "batch", "class_num": 5.0},
+                {"continuation": "iteration"})
+    settings = {
+        "alpha": Setting(0.1, "scale of the inner product of two codes in the likelihood; 0 means 10 / bits", low=0),
+        "step_continuation": Setting(20, "epochs between two increases of beta in tanh(beta h)", low=1),
+        "continuation": Setting("epoch", "schedule of beta; iteration is the authors': every 200 iterations",
+                                choices=("epoch", "iteration")),
+        "pairs": Setting("bank", "what a batch is compared with: all training images, the batch, or its other half",
+                         choices=("bank", "batch", "halves")),
+        "class_num": Setting(0.0, "weight of a similar pair; 0 balances the two classes (paper)", low=0),
     }
 
-    def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
-                 alpha=0.1, step_continuation=20, continuation="epoch", pairs="bank", class_num=0.0):
-        super().__init__(backbone, bits, feature_norm, frozen)
-        check_labels(self.name, num_classes)
-        check_choice("continuation", continuation, ("epoch", "iteration"))
-        check_choice("pairs", pairs, ("bank", "batch", "halves"))
-        if step_continuation < 1:
-            raise InputError(f"step_continuation must be at least 1 epoch, not {step_continuation}")
-        if alpha < 0 or class_num < 0:
-            raise InputError(f"alpha and class_num must not be negative, not {alpha} and {class_num}")
-        self.hash = hash_layer(self.feature_dim, bits)
-        self.alpha = alpha or 10 / bits
-        self.step_continuation = step_continuation
-        self.continuation = continuation
-        self.pairs = pairs
-        self.class_num = class_num
+    def build(self):
+        self.hash = hash_layer(self.feature_dim, self.bits)
+        self.scale = self.alpha or 10 / self.bits
         self.register_buffer("beta", paddle.ones([1]))
         self.register_buffer("steps", paddle.zeros([1], dtype="int64"))
-        if pairs == "bank":
-            self.bank = Bank(num_train, bits, num_classes)
+        if self.pairs == "bank":
+            self.bank = Bank(self.facts.num_train, self.bits, self.facts.num_classes)
 
-    def start_epoch(self, epoch):
+    def start_epoch(self, epoch, epochs):
         if self.continuation == "epoch":
             self.beta.set_value(paddle.full([1], math.sqrt(epoch // self.step_continuation + 1)))
+
+    def start_step(self, step, steps):
+        if self.continuation == "iteration":  # this step counts
+            self.steps.set_value(paddle.full([1], step + 1, dtype="int64"))
+            self.beta.set_value(paddle.full([1], math.sqrt(1 + 0.005 * ((step + 1) // 200 * 200))))
 
     def code(self, features):
         return paddle.tanh(self.beta * self.hash(features))
 
     def loss(self, batch):
-        if self.continuation == "iteration":
-            self.count_step()
+        """Term ``total``; see ``hashnet_loss``."""
         u, y = self.code(self.view(batch)), batch["label"]
         if self.pairs == "bank":
             self.bank.write(batch["index"], u, y)
             s = share_a_label(y, self.bank.labels)
-            return {"total": hashnet_loss(u, self.bank.codes, s, self.alpha, self.class_num)}
+            return {"total": hashnet_loss(u, self.bank.codes, s, self.scale, self.class_num)}
         all_u, all_y = gather(u), gather(y)
         if self.pairs == "batch":
-            return {"total": hashnet_loss(u, all_u, share_a_label(y, all_y), self.alpha, self.class_num)}
+            return {"total": hashnet_loss(u, all_u, share_a_label(y, all_y), self.scale, self.class_num)}
         half = all_u.shape[0] // 2
         if not half:  # one image has no other half
             return {"total": 0 * u.sum()}
         s = share_a_label(all_y[:half], all_y[half:])
-        return {"total": hashnet_loss(all_u[:half], all_u[half:], s, self.alpha, self.class_num, linear_above=15)}
-
-    @paddle.no_grad()
-    def count_step(self):
-        """The authors' schedule: beta follows the number of training steps, this one included."""
-        if self.training:
-            self.steps.set_value(self.steps + 1)
-            self.beta.set_value(paddle.sqrt(1 + 0.005 * (self.steps // 200 * 200).astype("float32")))
+        return {"total": hashnet_loss(all_u[:half], all_u[half:], s, self.scale, self.class_num, linear_above=15)}

@@ -1,10 +1,15 @@
 """The contract that every method fulfils. The trainer, the evaluator and the exporter know only this."""
+import dataclasses
 import hashlib
 import json
+from typing import Optional
 
 import numpy as np
 import paddle
 from paddle import nn
+
+from utils.errors import InputError
+from utils.settings import nearest
 
 
 class FeatureNorm(nn.Layer):
@@ -42,21 +47,42 @@ class FeatureNorm(nn.Layer):
         return (x - self.mean) * self.scale
 
 
+@dataclasses.dataclass(frozen=True)
+class DataFacts:
+    """What a method may know of the data before it is built.
+
+    Attributes:
+        num_train: images in the training split (rows of a memory bank).
+        num_classes: label columns, 0 where there are no labels.
+        text_dim: columns of the text features, None where there are no texts.
+    """
+
+    num_train: int = 0
+    num_classes: int = 0
+    text_dim: Optional[int] = None
+
+
 class HashMethod(nn.Layer):
-    """A network and its loss.
+    """A network and its loss. A method is one file with one subclass: settings, ``build``, ``code``, ``loss``.
 
     Class attributes (what the method says about itself):
         name: registry name; also the folder under ``configs/``.
         paper: one-line citation.
-        kind: ``supervised`` or ``unsupervised``.
+        kind: ``supervised`` or ``unsupervised``; see ``needs_labels``.
         bit_lengths: code lengths of the paper's tables and of the TIPC configs (any 1..1024 works).
         views: augmented views per image that the loss wants (batch keys ``image0``, ``image1``).
         modalities: ``("image",)`` or ``("image", "text")``.
         feature_kind: ``pooled`` ([N, D]) or ``tokens`` ([N, T, D]) from the backbone.
-        hyperparameters: dict name -> (default, help text). Each is a recipe key, a flag and a
-            constructor argument, so a name must mean the same in every method that uses it.
-        training_state: prefixes of buffers that belong to training only (HashNet's bank); they are
-            checkpointed, but are not part of the fingerprint.
+        settings: dict name -> utils.settings.Setting. Each is a recipe key, a flag of this method and an attribute
+            of the object, set before ``build`` is called. Another method may use the name for something else.
+        training_state: prefixes of state that belongs to training only (a memory bank, a classifier); it is in the
+            checkpoint, but not in the fingerprint, not in ``best.safetensors`` and not in the exported graph.
+        coupling: how the rows of a batch meet in the loss, for the tests of several ranks: ``pairs`` (each row meets
+            the others: halves on their own are another loss), ``rows`` (a mean over rows), ``sampling`` (random
+            numbers are drawn; they must follow the image, not the rank).
+        variants: list of dicts of settings that change what is compared with what; the contract tests try each.
+        small: settings with which a test is quick.
+        lite: recipe keys of the TIPC lite recipe that this method needs otherwise.
     """
 
     name = None
@@ -66,25 +92,77 @@ class HashMethod(nn.Layer):
     views = 1
     modalities = ("image",)
     feature_kind = "pooled"
-    hyperparameters = {}
+    settings = {}
     training_state = ()
+    coupling = "pairs"
+    variants = ()
+    small = {}
+    lite = {}
 
-    def __init__(self, backbone, bits, feature_norm="none", frozen=False):
-        """
+    def __init__(self, backbone, bits, facts=DataFacts(), feature_norm="none", frozen=False, **settings):
+        """Set the settings and the backbone, then call ``build``.
+
         Args:
-            backbone: models.backbones.Backbone.
+            backbone: models.backbones.networks.Backbone.
             bits: code length.
+            facts: DataFacts.
             feature_norm: one of ``FeatureNorm.KINDS``.
             frozen: train the head only; the backbone stays in evaluation mode.
+            settings: values of ``settings`` that differ from the defaults.
+
+        Raises:
+            InputError: an unknown setting, a value out of range, or labels or texts that the method needs and the
+                data have not.
         """
         super().__init__()
         self.backbone = backbone
         self.bits = bits
+        self.facts = facts
         self.frozen = frozen
+        values = self.check_settings(settings)
+        for name, value in values.items():
+            setattr(self, name, value)
+        if self.needs_labels(values) and not facts.num_classes:
+            raise InputError(f"method {self.name} learns from labels, and this data set has none")
+        if "text" in self.modalities and not facts.text_dim:
+            raise InputError(f"method {self.name} needs texts (the number of columns of their features), and there are "
+                             "none")
         self.norm = FeatureNorm(feature_norm, self.feature_dim)
         if frozen:
             for parameter in backbone.parameters():
                 parameter.stop_gradient = True
+        self.build()
+
+    @classmethod
+    def check_settings(cls, given):
+        """The values of all settings: defaults, replaced by what is given and converted.
+
+        Raises:
+            InputError: an unknown name or a value out of range; says what is expected.
+        """
+        for name in given:
+            if name not in cls.settings:
+                raise InputError(f"method {cls.name} has no setting {name}{nearest(name, cls.settings)}; it has "
+                                 + (", ".join(cls.settings) or "none"))
+        values = {}
+        for name, setting in cls.settings.items():
+            try:
+                values[name] = setting.convert(given.get(name, setting.default))
+            except ValueError as error:
+                raise InputError(f"{name} = {given[name]!r}, expected {error}") from None
+        return values
+
+    @classmethod
+    def needs_labels(cls, settings):
+        """True where the method learns from labels with these settings (a dict with all of them)."""
+        return cls.kind == "supervised"
+
+    def build(self):
+        """Make the layers and buffers above the backbone; settings, ``bits``, ``facts``, ``feature_dim`` are set.
+
+        The order in which layers are made decides which random numbers they get.
+        """
+        raise NotImplementedError
 
     # what the trainer calls ---------------------------------------------------------------
     def loss(self, batch):
@@ -104,11 +182,19 @@ class HashMethod(nn.Layer):
     def forward(self, batch):
         return self.loss(batch)
 
-    def start_epoch(self, epoch):
-        """Called before epoch ``epoch`` (from 0) with continuation schedules in mind."""
+    def fit(self, train):
+        """Called once before a new run trains, on every rank: text norms, class centres, statistics.
 
-    def fit_text(self, texts):
-        """Called before a new run trains, with the training split's text features float32 [N, T], if it has any."""
+        Args:
+            train: the training split (utils.datasets.base.Split): ``labels`` uint8 [N, C] or None, ``text_features``
+                float32 [N, T] or None.
+        """
+
+    def start_epoch(self, epoch, epochs):
+        """Called before epoch ``epoch`` (from 0) of ``epochs``, for schedules."""
+
+    def start_step(self, step, steps):
+        """Called before step ``step`` (from 0, counted over the whole run) of ``steps``, for schedules."""
 
     def head_parameters(self):
         """Parameters outside the backbone."""

@@ -24,10 +24,10 @@ at B = 64, n = 512. More ranks, not bigger batches, are the way up.
 import paddle
 from paddle import nn
 
-from models.functional import l2_normalize, sign, sign_ste, softplus
+from models.losses import l2_normalize, sign, sign_ste, softplus
 from models.method import HashMethod
-from utils.distributed import gather
-from utils.errors import InputError
+from utils.settings import Setting
+from utils.training.distributed import gather
 
 
 def similarity(b1, b2):
@@ -104,45 +104,35 @@ class NSH(HashMethod):
     kind = "unsupervised"
     bit_lengths = (16, 32, 64)
     views = 2
-    hyperparameters = {
-        "hidden": (1024, "width of the layer below the hash and latent layers (chosen)"),
-        "z_dim": (128, "size of the latent vectors (chosen)"),
-        "positives": (2, "m: the first m of the sorted batch are positives"),
-        "tau": (0.1, "temperature of the contrastive loss"),
-        "tau_sort": (0.1, "temperature of the soft sort; similarities lie in [0, 1] (chosen)"),
-        "pow": (1.0, "exponent of the distance inside the soft sort (chosen)"),
-        "hard": (False, "sort hard in the forward pass, softly in the backward pass (chosen)"),
-        "lamda": (0.0, "weight of the quantisation term (chosen)"),
+    variants = ({"hard": True},)
+    small = {"hidden": 16, "z_dim": 8}
+    settings = {
+        "hidden": Setting(1024, "width of the layer below the hash and latent layers (chosen)", low=1),
+        "z_dim": Setting(128, "size of the latent vectors (chosen)", low=1),
+        "positives": Setting(2, "m: the first m of the sorted batch are positives", low=1),
+        "tau": Setting(0.1, "temperature of the contrastive loss", above=0),
+        "tau_sort": Setting(0.1, "temperature of the soft sort; similarities lie in [0, 1] (chosen)", above=0),
+        # below 1 the slope at a gap of 0 is infinite
+        "pow": Setting(1.0, "exponent of the distance inside the soft sort (chosen)", low=1),
+        "hard": Setting(False, "sort hard in the forward pass, softly in the backward pass (chosen)"),
+        "lamda": Setting(0.0, "weight of the quantisation term (chosen)", low=0),
     }
 
-    def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
-                 hidden=1024, z_dim=128, positives=2, tau=0.1, tau_sort=0.1, pow=1.0, hard=False, lamda=0.0):
-        super().__init__(backbone, bits, feature_norm, frozen)
-        for name, value in (("hidden", hidden), ("z_dim", z_dim), ("positives", positives), ("tau", tau),
-                            ("tau_sort", tau_sort)):
-            if not value > 0:
-                raise InputError(f"{name} must be greater than 0, not {value}")
-        if not pow >= 1:  # below 1 the slope at a gap of 0 is infinite
-            raise InputError(f"pow must be at least 1, not {pow}")
-        if lamda < 0:
-            raise InputError(f"lamda must not be negative, not {lamda}")
-        self.trunk = nn.Sequential(nn.Linear(self.feature_dim, hidden), nn.ReLU())
-        self.hash = nn.Linear(hidden, bits)
-        self.latent = nn.Linear(hidden, z_dim)
-        self.positives = positives
-        self.tau = tau
-        self.sorting = {"tau_sort": tau_sort, "power": pow, "hard": hard}
-        self.lamda = lamda
+    def build(self):
+        self.trunk = nn.Sequential(nn.Linear(self.feature_dim, self.hidden), nn.ReLU())
+        self.hash = nn.Linear(self.hidden, self.bits)
+        self.latent = nn.Linear(self.hidden, self.z_dim)
 
     def code(self, features):
         return paddle.tanh(self.hash(self.trunk(features)))
 
     def loss(self, batch):
+        """Terms ``contrast``, ``quantization`` and ``total`` = contrast + lamda quantization."""
         trunk1, trunk2 = self.trunk(self.view(batch, 0)), self.trunk(self.view(batch, 1))
         u1, u2 = paddle.tanh(self.hash(trunk1)), paddle.tanh(self.hash(trunk2))
         z1, z2 = self.latent(trunk1), self.latent(trunk2)
         s = similarity(sign_ste(u1), gather(sign_ste(u2)))
-        c = sorted_cosine(soft_sort(s, **self.sorting), gather(z1), z2)
+        c = sorted_cosine(soft_sort(s, self.tau_sort, self.pow, self.hard), gather(z1), z2)
         contrast = sorted_nce(c, self.tau, self.positives)
         quantization = 0.5 * (((u1 - sign(u1)) ** 2).mean() + ((u2 - sign(u2)) ** 2).mean())
         return {"total": contrast + self.lamda * quantization, "contrast": contrast, "quantization": quantization}

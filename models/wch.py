@@ -20,13 +20,11 @@ from paddle import nn
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from models.functional import l2_normalize, sign_ste
+from models.losses import l2_normalize, sign_ste
 from models.method import HashMethod
-from utils.distributed import gather, rank
 from utils.errors import InputError
-
-WEIGHT_NORMS = ("column", "row", "share")
-HEAD_STARTS = ("authors", "small")
+from utils.settings import Setting
+from utils.training.distributed import gather, rank
 
 
 def mutual_attention(x1, x2, temperature=1.0):
@@ -198,46 +196,29 @@ class WCH(HashMethod):
     bit_lengths = (16, 32, 64)
     views = 2
     feature_kind = "tokens"
-    hyperparameters = {
-        "hidden": (1024, "units of the hash head's hidden layer"),
-        "attention_temperature": (1.0, "WCH: softmax temperature of the mutual attention"),
-        "weight_temperature": (0.2, "WCH: softmax temperature of the patch-level weights"),
-        "contrast_temperature": (0.3, "WCH: temperature of the code similarities in the contrastive loss"),
-        "weight_norm": ("column", "WCH: weights are divided by the key's (column) or the anchor's (row) own weight; "
-                        "share: the image itself weighs 1, all others together at most neighbour_share"),
-        "neighbour_share": (1.0, "WCH: weight of all other images together with weight_norm share"),
-        "head_start": ("authors", "WCH: initial weights of the hash head; small: no tanh is saturated at the start"),
-        "token_grid": (0, "WCH: pool the token map to this many rows and columns; 0 = every token as it is"),
-        "detach_weights": (False, "WCH: keep the gradient out of the patch-level weights"),
+    variants = ({"weight_norm": "row"},)
+    small = {"hidden": 16}
+    settings = {
+        "hidden": Setting(1024, "units of the hash head's hidden layer", low=1),
+        "attention_temperature": Setting(1.0, "softmax temperature of the mutual attention", above=0),
+        "weight_temperature": Setting(0.2, "softmax temperature of the patch-level weights", above=0),
+        "contrast_temperature": Setting(0.3, "temperature of the code similarities in the contrastive loss", above=0),
+        "weight_norm": Setting("column", "weights are divided by the key's (column) or the anchor's (row) own weight; "
+                               "share: the image itself weighs 1, all others together at most neighbour_share",
+                               choices=("column", "row", "share")),
+        "neighbour_share": Setting(1.0, "weight of all other images together with weight_norm share", low=0),
+        "head_start": Setting("authors", "initial weights of the hash head; small: no tanh is saturated at the start",
+                              choices=("authors", "small")),
+        "token_grid": Setting(0, "pool the token map to this many rows and columns; 0 = every token as it is", low=0),
+        "detach_weights": Setting(False, "keep the gradient out of the patch-level weights"),
     }
 
-    def __init__(self, backbone, bits, num_train, num_classes, text_dim=None, feature_norm="none", frozen=False,
-                 hidden=1024, attention_temperature=1.0, weight_temperature=0.2, contrast_temperature=0.3,
-                 weight_norm="column", neighbour_share=1.0, head_start="authors", token_grid=0, detach_weights=False):
-        super().__init__(backbone, bits, feature_norm, frozen)
-        if weight_norm not in WEIGHT_NORMS:
-            raise InputError(f"weight_norm is {weight_norm!r}; choose one of {', '.join(WEIGHT_NORMS)}")
-        if head_start not in HEAD_STARTS:
-            raise InputError(f"head_start is {head_start!r}; choose one of {', '.join(HEAD_STARTS)}")
-        if neighbour_share < 0:
-            raise InputError(f"neighbour_share is {neighbour_share}; it must not be negative")
-        for key, value in (("attention_temperature", attention_temperature),
-                           ("weight_temperature", weight_temperature),
-                           ("contrast_temperature", contrast_temperature)):
-            if value <= 0:
-                raise InputError(f"{key} is {value}; it must be above 0")
-        if token_grid < 0:
-            raise InputError(f"token_grid is {token_grid}; it must be 0 (all tokens) or the rows of the pooled map")
-        for parameter in backbone.tail_parameters():  # layers after the tokens: no gradient ever reaches them
+    def build(self):
+        for parameter in self.backbone.tail_parameters():  # layers after the tokens: no gradient ever reaches them
             parameter.stop_gradient = True
-        self.attention_temperature = attention_temperature
-        self.weight_temperature = weight_temperature
-        self.contrast_temperature = contrast_temperature
-        self.weight_norm, self.detach_weights = weight_norm, detach_weights
-        self.neighbour_share, self.token_grid = neighbour_share, token_grid
         self.fc_norm = nn.LayerNorm(self.feature_dim, epsilon=1e-6)
-        self.fc = _linear(self.feature_dim, hidden, head_start)
-        self.hash = _linear(hidden, bits, head_start)
+        self.fc = _linear(self.feature_dim, self.hidden, self.head_start)
+        self.hash = _linear(self.hidden, self.bits, self.head_start)
 
     @property
     def feature_key(self):

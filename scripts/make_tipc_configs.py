@@ -125,10 +125,6 @@ head_lr_mult: 1
 drop_last: true
 """
 
-# methods with texts, as far as they have these settings: without them all texts get one code in two epochs
-LITE_TEXT = {"text_norm": "rms", "text_lr_mult": 0.1, "beta": 0.1}
-
-
 def by_mode(lite, whole=None):
     """The `mode=value|mode=value` form of a line."""
     values = [("lite_train_lite_infer", lite), ("lite_train_whole_infer", lite)]
@@ -162,9 +158,8 @@ def wanted(methods):
     files = {}
     for name, method in methods.items():
         augment = "simclr" if method.views > 1 else "crop_flip"
-        more = LITE_TEXT if "text" in method.modalities else {}
         files[os.path.join("lite", f"{name}.yaml")] = LITE_RECIPE.format(method=name, augment=augment) + "".join(
-            f"{key}: {value}\n" for key, value in more.items() if key in method.hyperparameters)
+            f"{key}: {value}\n" for key, value in method.lite.items())
         for bit in method.bit_lengths:
             for chain in CHAINS:
                 files[os.path.join(f"{name}_{bit}", f"{chain}.txt")] = config(chain, name, bit)

@@ -157,10 +157,10 @@ def read_losses(path):
 
 
 def read_codes(path):
-    """dict name -> utils.codes.CodeFile of a folder's code files, or of one file."""
+    """dict name -> utils.retrieval.codes.CodeFile of a folder's code files, or of one file."""
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    from utils.codes import CodeFile
     from utils.errors import InputError
+    from utils.retrieval.codes import CodeFile
     names = sorted(glob.glob(os.path.join(glob.escape(path), "*.npz"))) if os.path.isdir(path) else [path]
     try:
         found = {os.path.basename(name)[:-len(".npz")]: CodeFile.load(name) for name in names}

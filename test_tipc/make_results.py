@@ -81,7 +81,8 @@ def near_zero(model_dir, codefiles, picture):
 
     from deploy.inference_python.encode import Data, encode_split, open_vectorizer
     from deploy.inference_python.predictor import Predictor
-    from utils.transforms import decode, preprocess
+    from utils.images import decode
+    from utils.transforms import preprocess
     predictor = Predictor(model_dir, threads=1)
     data, vectorizer = Data(predictor.manifest), open_vectorizer(predictor.manifest, model_dir)
     found = {}
@@ -114,7 +115,7 @@ def stored_results(config, mode):
     Raises:
         InputError: a step before the comparison has not passed.
     """
-    from utils.result import git_commit
+    from utils.training.result import git_commit
     folder = os.path.join(os.environ.get("TIPC_OUTPUT", "test_tipc/output"), config, mode)
     try:
         with open(os.path.join(folder, "steps.tsv"), encoding="utf-8") as file:

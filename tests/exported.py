@@ -13,15 +13,17 @@ def checkpoint(tmp_path_factory, shapes, name="hashnet", seed=3):
     if key not in _made:
         import paddle
 
-        from models import METHODS, build_method
-        from utils.checkpoint import save_checkpoint
+        from models import METHODS
+        from models.build import build_method
+        from models.method import DataFacts
         from utils.config import RECIPE
         from utils.datasets import load_protocol
         from utils.text import Vectorizer
+        from utils.training.checkpoint import save_checkpoint
         from utils.transforms import preprocess_spec
         data_set = load_protocol("shapes", root=str(shapes), **SIZES)
-        recipe = {key: default for key, (default, _, _) in RECIPE.items()}
-        recipe.update({key: default for key, (default, _) in METHODS[name].hyperparameters.items()})
+        recipe = {key: setting.default for key, setting in RECIPE.items()}
+        recipe.update({key: setting.default for key, setting in METHODS[name].settings.items()})
         recipe.update(method=name, backbone=NETWORK, bit=BITS, pretrained_backbone=False, crop_size=48, resize_size=56,
                       data_path=str(shapes), topK=0, **SIZES)
         meta = {"recipe": recipe, "epoch": 0, "classes": data_set.classes,
@@ -31,7 +33,7 @@ def checkpoint(tmp_path_factory, shapes, name="hashnet", seed=3):
             meta["vectorizer"] = vectorizer.to_dict()
             meta["data"]["text_dim"] = len(vectorizer)
         paddle.seed(seed)
-        method = build_method(recipe, **meta["data"])
+        method = build_method(recipe, DataFacts(**meta["data"]))
         method.eval()
         centre(method, data_set, preprocess_spec(56, 48))
         path = tmp_path_factory.mktemp(f"{name}{seed}") / "best.safetensors"

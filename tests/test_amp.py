@@ -4,8 +4,8 @@ import paddle
 import pytest
 
 from tests.conftest import SHAPES_SIZES
-from utils import amp
 from utils.errors import InputError
+from utils.training import amp
 
 
 class Halved:

@@ -8,8 +8,9 @@ import paddle
 import pytest
 from paddle import nn
 
-from models import backbones
-from models.backbones import build_backbone, list_backbones
+from models.backbones import networks as backbones
+from models.backbones.build import build_backbone
+from models.backbones.networks import list_backbones
 from utils.errors import InputError
 
 TINY = "ViT:patch=16,dim=32,depth=2,heads=4,mlp=2"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT, SHAPES_SIZES
 from tests.test_train import one_line
-from utils.checkpoint import load_checkpoint
+from utils.training.checkpoint import load_checkpoint
 
 SIZES = [f"--{key.replace('_', '-')}={value}" for key, value in SHAPES_SIZES.items()]
 TINY = ["--backbone", "ConvNet:width=4", "--no-pretrained", "--resize-size", 36, "--crop-size", 32, "--batch-size", 16,

@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.errors import InputError
 from utils.files import atomic_path, write_json
+from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_round_trip(tmp_path):
@@ -63,7 +63,7 @@ def test_full_disk_is_one_line(tmp_path):
     """A file size limit makes the operating system refuse the write in the middle, as a full disk does."""
     code = ("import resource, signal, numpy as np; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000));"
-            "from utils.checkpoint import save_checkpoint; from utils.errors import run_main;"
+            "from utils.training.checkpoint import save_checkpoint; from utils.errors import run_main;"
             f"run_main(lambda argv: save_checkpoint({str(tmp_path / 'c.safetensors')!r}, {{'a': np.zeros(10**6)}}, {{}}))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: cannot write") and done.stderr.count("\n") == 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.datasets import coco, load_protocol
+from utils.datasets import load_protocol
+from utils.datasets.protocols import coco
 from utils.errors import InputError
 
 CATEGORIES = [(1, "person"), (2, "bicycle"), (44, "bottle"), (90, "toothbrush")]
@@ -141,7 +142,7 @@ def test_a_full_disk_leaves_no_new_list(made, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("utils.datasets.made.sha256_file", full)
+    monkeypatch.setattr("utils.datasets.protocols.list_maker.sha256_file", full)
     with pytest.raises(InputError, match="No space left"):
         coco.make_lists(folder / "root", folder / "lists", seed=9, query=5, train=6, any_count=True)
     assert {path.name: path.read_bytes() for path in (folder / "lists").iterdir()} == before

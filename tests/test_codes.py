@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.codes import CodeFile, code_health, format_health
 from utils.errors import InputError
-from utils.hamming import pack
+from utils.retrieval.codes import CodeFile, code_health, format_health
+from utils.retrieval.hamming import pack
 
 quick = settings(max_examples=40, deadline=None)
 
@@ -107,7 +107,7 @@ def test_missing_file_names_the_way_out(tmp_path):
 
 
 def test_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.codes._VERSION", 2)
+    monkeypatch.setattr("utils.retrieval.codes._VERSION", 2)
     make().save(tmp_path / "c.npz")
     monkeypatch.undo()
     with pytest.raises(InputError, match="format 2"):
@@ -176,7 +176,7 @@ def test_health_equals_numpy(seed, n, bits):
 def test_health_over_several_blocks_of_rows(monkeypatch):
     codes = pack(np.random.default_rng(0).standard_normal((1000, 20)))
     whole = code_health(codes, 20)
-    monkeypatch.setattr("utils.codes._ROWS", 64)
+    monkeypatch.setattr("utils.retrieval.codes._ROWS", 64)
     assert code_health(codes, 20) == whole
 
 

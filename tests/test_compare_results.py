@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_tipc import compare_results, make_results
-from utils.codes import CodeFile
-from utils.hamming import pack
+from utils.retrieval.codes import CodeFile
+from utils.retrieval.hamming import pack
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 LITE = "lite_train_lite_infer"

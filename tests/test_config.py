@@ -9,7 +9,7 @@ from models import METHODS
 from utils.config import ALIASES, RECIPE, RUN, parse, write_recipe
 from utils.errors import InputError
 
-HYPER = {name: method.hyperparameters for name, method in METHODS.items()}
+HYPER = {name: method.settings for name, method in METHODS.items()}
 
 
 def resolve(*argv, **more):
@@ -21,7 +21,7 @@ def test_defaults_yaml_flags_in_that_order(tmp_path):
     path.write_text("method: hashnet\nlearning_rate: 1e-5\nbatch_size: 7\nalpha: 0.3\n")
     recipe, run, source = resolve("--config", str(path), "--batch-size", "9")
     assert (recipe["learning_rate"], recipe["batch_size"], recipe["alpha"]) == (1e-5, 9, 0.3)
-    assert recipe["momentum"] == RECIPE["momentum"][0] and source == str(path)
+    assert recipe["momentum"] == RECIPE["momentum"].default and source == str(path)
     assert run["output_dir"] == os.path.join("output", "hashnet_shapes_64")
 
 
@@ -72,7 +72,7 @@ def test_flags_of_the_seeds_are_accepted():
     (["--crop-size", "300"], ["crop_size", "resize_size"]),
     (["--device", "gpu:x"], ["device", "gpu:N"]),
     (["--learning-rate", "inf"], ["learning_rate", "finite"]),
-    (["--epoch", "0"], ["epoch", "from 1"]),
+    (["--epoch", "0"], ["epoch", "at least 1"]),
     (["--resume", "a", "--pretrained", "b"], ["--resume", "--pretrained"]),
 ])
 def test_one_line_for_a_mistake(argv, words):

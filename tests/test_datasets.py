@@ -10,10 +10,12 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from utils.datasets import PROTOCOLS, ArrayImages, Split, cifar10, lists, load_protocol
+from utils.datasets import PROTOCOLS, ArrayImages, Split, lists, load_protocol
+from utils.datasets.protocols import cifar10
 from utils.errors import InputError
 
 

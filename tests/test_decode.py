@@ -7,12 +7,13 @@ import predict
 from deploy.inference_python import encode, infer
 from deploy.inference_python.predictor import Predictor
 from tests.exported import SIZES, checkpoint
-from utils import evaluator, transforms
-from utils.checkpoint import load_checkpoint, save_checkpoint
-from utils.codes import CodeFile
+from utils import transforms
 from utils.config import RECIPE, parse
 from utils.datasets import load_protocol
 from utils.errors import InputError
+from utils.retrieval.codes import CodeFile
+from utils.training import evaluator
+from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def stored(made, folder, **changes):
@@ -59,7 +60,7 @@ def test_a_checkpoint_from_before_means_full_decoding(shapes, tmp_path, tmp_path
     network = predict.Network(path)
     assert network.fingerprint == made[1].fingerprint(transforms.preprocess_spec(56, 48))
     assert "decode" not in network.manifest["preprocess"]
-    recipe, _, _ = parse(["--eval", "--pretrained", path], {"hashnet": made[1].hyperparameters},
+    recipe, _, _ = parse(["--eval", "--pretrained", path], {"hashnet": made[1].settings},
                          base=lambda _: meta["recipe"])
     assert recipe["decode"] == "full"
 
@@ -76,6 +77,6 @@ def test_codes_of_another_decoding_are_refused(shapes, tmp_path, tmp_path_factor
 def test_the_key_and_its_values():
     recipe, _, _ = parse(["--decode", "reduced"], {"hashnet": {}}, recipe_dir="nowhere")
     assert recipe["decode"] == "reduced" and transforms.recipe_spec(recipe)["decode"] == "reduced"
-    assert RECIPE["decode"][0] == "full"
+    assert RECIPE["decode"].default == "full"
     with pytest.raises(InputError, match="reduced"):
         parse(["--decode", "half"], {"hashnet": {}}, recipe_dir="nowhere")

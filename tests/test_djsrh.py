@@ -6,9 +6,12 @@ import paddle
 import pytest
 from paddle import nn
 
-from models.backbones import Precomputed, build_backbone
+from models.backbones.build import build_backbone
+from models.backbones.networks import Precomputed
 from models.djsrh import DJSRH, joint_affinity, reconstruction
+from models.method import DataFacts
 from tests.tiny import leaf, near, near_gradient
+from utils.datasets import Split
 from utils.errors import InputError
 
 
@@ -62,10 +65,10 @@ def fill(layer, weights, name):
 
 
 def test_continuation(golden):
-    method = DJSRH(Precomputed(4), 8, 0, 0, text_dim=3, text_hidden=5)
+    method = DJSRH(Precomputed(4), 8, DataFacts(0, 0, 3), text_hidden=5)
     scales = []
     for epoch in range(len(golden("djsrh")["alpha_schedule"])):
-        method.start_epoch(epoch)
+        method.start_epoch(epoch, 10)
         scales.append(method.scale)
     near(scales, golden("djsrh")["alpha_schedule"], 1e-6)
 
@@ -74,7 +77,7 @@ def test_text_encoder(golden):
     z = golden("djsrh")
     weights = drawn(z, "txtnet", "seed", [("text", "keys", 0.05)])["text"]
     (hidden, width), bits = weights["fc1.weight"].shape, weights["fc2.weight"].shape[0]
-    method = DJSRH(Precomputed(4), bits, 0, 0, text_dim=width, text_hidden=hidden)
+    method = DJSRH(Precomputed(4), bits, DataFacts(0, 0, width), text_hidden=hidden)
     fill(method.text_encoder[0], weights, "fc1")
     fill(method.text_encoder[2], weights, "fc2")
     feature = method.text_encoder[:2](paddle.to_tensor(z["txtnet/x"])).numpy()
@@ -82,7 +85,7 @@ def test_text_encoder(golden):
     near(feature[:, :64], z["txtnet/feat_first64"])
     for key in [key for key in z.files if key.startswith("txtnet/epoch") and key.endswith("/alpha")]:
         case = key[:-len("/alpha")]
-        method.start_epoch(int(case[len("txtnet/epoch"):]))
+        method.start_epoch(int(case[len("txtnet/epoch"):]), 10)
         near(method.scale, float(z[key]))
         x = leaf(z["txtnet/x"])
         hidden_output = method.text_encoder(x)
@@ -116,7 +119,7 @@ def test_ten_training_steps(golden):
                for name, key in (("beta", "BETA"), ("lambda1", "LAMBDA1"), ("lambda2", "LAMBDA2"))}
     backbone = ToyBackbone(inputs, hidden)
     fill(backbone.fc1, weights["image"], "fc1")
-    method = DJSRH(backbone, bits, 0, 0, text_dim=width, text_hidden=weights["text"]["fc1.weight"].shape[0],
+    method = DJSRH(backbone, bits, DataFacts(0, 0, width), text_hidden=weights["text"]["fc1.weight"].shape[0],
                    eta=meta["ETA"], mu=meta["MU"], text_lr_mult=float(z["toy/lr_txt"]) / float(z["toy/lr_img"]),
                    **setting)
     fill(method.hash, weights["image"], "fc_encode")
@@ -129,7 +132,7 @@ def test_ten_training_steps(golden):
     batches = len(z["toy/x"])
     for step in range(len(stored)):
         method.train()
-        method.start_epoch(step // batches)
+        method.start_epoch(step // batches, 2)
         terms = method({"image0": paddle.to_tensor(z["toy/x"][step % batches]),
                         "text": paddle.to_tensor(z["toy/t"][step % batches])})
         near([float(terms[key]) for key in ("image", "cross", "text", "total")], stored[step], 1e-4, 1e-5)
@@ -160,7 +163,7 @@ def batch_of(rng, n=4, image=(3, 64, 64), width=6):
 def on_images(name="SqueezeNet1_1", **hyper):
     paddle.seed(1)
     backbone = build_backbone(name, pretrained=False, image_size=64)
-    return DJSRH(backbone, 16, 0, 0, text_dim=6, text_hidden=16, **hyper)
+    return DJSRH(backbone, 16, DataFacts(0, 0, 6), text_hidden=16, **hyper)
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +224,7 @@ def test_normalisation_is_for_the_encoder_not_for_the_affinity():
     terms = {}
     for kind in ("none", "standardize"):
         paddle.seed(0)
-        method = DJSRH(Precomputed(8), 16, 0, 0, text_dim=6, text_hidden=4, feature_norm=kind)
+        method = DJSRH(Precomputed(8), 16, DataFacts(0, 0, 6), text_hidden=4, feature_norm=kind)
         method.norm.fit(features)
         terms[kind] = method.loss(batch)
     assert float(terms["none"]["text"]) == float(terms["standardize"]["text"])  # same target, same text codes
@@ -243,17 +246,17 @@ def test_train_conv_false_on_a_network_without_fully_connected_layers_freezes_it
 
 
 def test_learning_rates():
-    method = DJSRH(ToyBackbone(3, 5), 8, 0, 0, text_dim=6, text_hidden=4, text_lr_mult=7.0)
+    method = DJSRH(ToyBackbone(3, 5), 8, DataFacts(0, 0, 6), text_hidden=4, text_lr_mult=7.0)
     groups = method.param_groups(head_lr_mult=3.0)
     assert [group["learning_rate"] for group in groups] == [1.0, 3.0, 7.0]
     assert sum(len(group["params"]) for group in groups) == 2 + 2 + 4
-    assert len(DJSRH(Precomputed(5), 8, 0, 0, text_dim=6, text_hidden=4).param_groups()) == 2
+    assert len(DJSRH(Precomputed(5), 8, DataFacts(0, 0, 6), text_hidden=4).param_groups()) == 2
 
 
 # edges ---------------------------------------------------------------------------------------------------------
 def test_empty_texts_and_black_images_stay_finite():
     paddle.seed(0)
-    method = DJSRH(Precomputed(8), 16, 0, 0, text_dim=6, text_hidden=4)
+    method = DJSRH(Precomputed(8), 16, DataFacts(0, 0, 6), text_hidden=4)
     rng = np.random.RandomState(2)
     features, text = rng.random_sample((5, 8)).astype("float32"), rng.random_sample((5, 6)).astype("float32")
     features[0] = 0
@@ -271,28 +274,28 @@ def test_empty_texts_and_black_images_stay_finite():
 
 
 def test_one_row_is_a_batch():
-    method = DJSRH(Precomputed(8), 16, 0, 0, text_dim=6, text_hidden=4)
+    method = DJSRH(Precomputed(8), 16, DataFacts(0, 0, 6), text_hidden=4)
     terms = method.loss({"feature0": paddle.ones([1, 8]), "text": paddle.ones([1, 6])})
     # one pair, both affinities 1: the target is mu whatever the shares, and a code's cosine with itself is 1
     near(float(terms["image"]), (method.mu - 1) ** 2)
 
 
 def test_codes_do_not_depend_on_the_epoch():
-    method = DJSRH(Precomputed(8), 16, 0, 0, text_dim=6, text_hidden=4)
+    method = DJSRH(Precomputed(8), 16, DataFacts(0, 0, 6), text_hidden=4)
     features = paddle.randn([3, 8])
     first = method.encode_features(features).numpy()
-    method.start_epoch(50)
+    method.start_epoch(50, 100)
     assert np.array_equal(first, method.encode_features(features).numpy())
 
 
 def test_texts_of_another_width_are_refused():
-    method = DJSRH(Precomputed(8), 16, 0, 0, text_dim=6, text_hidden=4)
+    method = DJSRH(Precomputed(8), 16, DataFacts(0, 0, 6), text_hidden=4)
     with pytest.raises(InputError, match="7 columns.*wants 6.*vectoriser"):
         method.encode_text(paddle.zeros([2, 7]))
     with pytest.raises(InputError, match="7 columns"):
         method.loss({"feature0": paddle.zeros([2, 8]), "text": paddle.zeros([2, 7])})
-    with pytest.raises(InputError, match="text_dim"):
-        DJSRH(Precomputed(8), 16, 0, 0)
+    with pytest.raises(InputError, match="needs texts"):
+        DJSRH(Precomputed(8), 16, DataFacts(0, 0))
 
 
 def test_text_scale_makes_texts_of_any_length_alike():
@@ -302,11 +305,11 @@ def test_text_scale_makes_texts_of_any_length_alike():
     codes = []
     for unit in (1.0, 0.01):
         method = on_images(text_norm="rms")
-        method.fit_text(texts * unit)
+        method.fit(Split("train", ["a"] * len(texts), text_features=texts * unit))
         codes.append(method.encode_text(paddle.to_tensor(texts * unit)).numpy())
         assert "text_scale" in method.state_dict()
     near(codes[0], codes[1], 1e-4, 1e-5)
-    method.fit_text(np.zeros((3, 6), "float32"))
+    method.fit(Split("train", ["a"] * 3, text_features=np.zeros((3, 6), "float32")))
     assert np.isfinite(method.encode_text(paddle.zeros([2, 6])).numpy()).all()
     with pytest.raises(InputError, match="text_norm"):
         on_images(text_norm="unit")

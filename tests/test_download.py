@@ -9,8 +9,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from utils.datasets import PROTOCOLS, cifar10, download as module
+from utils.datasets import PROTOCOLS
+from utils.datasets import download as module
 from utils.datasets.download import SOURCES, Source, command, download
+from utils.datasets.protocols import cifar10
 from utils.errors import InputError
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 700_001, dtype=np.uint8).tobytes()

@@ -13,7 +13,7 @@ from deploy.inference_python import predictor as engine
 from models import export as graphs
 from tests.exported import BITS, SIZES, checkpoint, exported, one_error_line, pictures
 from utils.errors import InputError
-from utils.hamming import unpack
+from utils.retrieval.hamming import unpack
 
 PADDLE_2 = paddle.__version__.startswith("2.")
 
@@ -179,7 +179,7 @@ def test_deploy_imports_no_training_code(run, shapes, tmp_path_factory):
     folder = exported(tmp_path_factory, shapes)
     code = ("import sys; from deploy.inference_python.predictor import Predictor; "
             f"Predictor({str(folder)!r}, threads=1); import deploy.index, deploy.inference_python.encode; "
-            "print([m for m in ('models', 'paddleclas', 'ppcls', 'matplotlib', 'visualdl', 'utils.trainer') "
+            "print([m for m in ('models', 'paddleclas', 'ppcls', 'matplotlib', 'visualdl', 'utils.training.trainer') "
             "if m in sys.modules])")
     done = run("-c", code, program=[sys.executable])
     assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout

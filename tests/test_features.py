@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from utils.datasets.features import DRAWN, draw_by_label, load_features_protocol
+from utils.datasets.matrices.feature_files import DRAWN, draw_by_label, load_features_protocol
 from utils.errors import InputError
 
 

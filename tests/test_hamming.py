@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import utils.cpu
-from utils import hamming
 from utils.errors import InputError
+from utils.retrieval import hamming
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 quick = settings(max_examples=60, deadline=None)
@@ -142,19 +142,19 @@ def test_bad_input_is_one_clear_line(call, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-SEARCH = "import numpy as np; from utils import hamming; x = np.arange(256, dtype=np.uint8)[:, None]; " \
+SEARCH = "import numpy as np; from utils.retrieval import hamming; x = np.arange(256, dtype=np.uint8)[:, None]; " \
          "print(hamming.topk(x[:1], x, 3)[1].tolist())"
 
 
 def copy_of_utils(folder):
-    os.makedirs(folder / "utils")
-    for name in ("__init__.py", "cpu.py", "errors.py", "hamming.py"):
+    os.makedirs(folder / "utils" / "retrieval")
+    for name in ("__init__.py", "cpu.py", "errors.py", "retrieval/__init__.py", "retrieval/hamming.py"):
         shutil.copy(os.path.join(ROOT, "utils", name), folder / "utils" / name)
 
 
 def test_runs_where_no_cache_folder_can_be_written(tmp_path):
     copy_of_utils(tmp_path)
-    (tmp_path / "utils" / "__pycache__").write_text("a file where the folder should be")
+    (tmp_path / "utils" / "retrieval" / "__pycache__").write_text("a file where the folder should be")
     env = {**os.environ, "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "PYTHONDONTWRITEBYTECODE": "1"}
     env.pop("NUMBA_CACHE_DIR", None)
     done = subprocess.run([sys.executable, "-c", SEARCH], cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -173,7 +173,7 @@ def test_runs_when_the_cache_cannot_be_saved(tmp_path):
 
 
 def test_import_is_lean():
-    code = "import sys, utils.hamming, utils.codes; " \
+    code = "import sys, utils.retrieval.hamming, utils.retrieval.codes; " \
            "print([m for m in ('paddle', 'matplotlib', 'cv2', 'PIL') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

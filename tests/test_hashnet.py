@@ -6,14 +6,23 @@ import numpy as np
 import paddle
 import pytest
 
-from models.functional import log_cosh, share_a_label, softplus
 from models.hashnet import HashNet, hashnet_loss
-from models.pairwise import Bank
-from tests.tiny import (TinyBackbone, all_finite, cases, identity_method, leaf, near, near_gradient, random_batch,
-                        tensors)
+from models.losses import Bank, log_cosh, share_a_label, softplus
+from models.method import DataFacts
+from tests.tiny import (
+    TinyBackbone,
+    all_finite,
+    cases,
+    identity_method,
+    leaf,
+    near,
+    near_gradient,
+    random_batch,
+    tensors,
+)
 from utils.errors import InputError
 
-HYPER = {name: default for name, (default, _) in HashNet.hyperparameters.items()}
+HYPER = {name: setting.default for name, setting in HashNet.settings.items()}
 
 
 def step(method, u, y, index, scale=1.0):
@@ -146,9 +155,9 @@ def test_bank_keeps_the_last_of_equal_indices_and_no_graph():
 
 def test_bank_and_beta_are_checkpointed_but_not_part_of_the_fingerprint():
     paddle.seed(0)
-    method = HashNet(TinyBackbone(), 16, 12, 3)
+    method = HashNet(TinyBackbone(), 16, DataFacts(12, 3))
     before = method.fingerprint({})
-    method.start_epoch(50)
+    method.start_epoch(50, 100)
     batch = tensors(random_batch(HashNet, 4, 12, 3, 0, 0))
     loss = float(method.loss(batch)["total"])
     state = {key: value.numpy() for key, value in method.state_dict().items()}
@@ -156,7 +165,7 @@ def test_bank_and_beta_are_checkpointed_but_not_part_of_the_fingerprint():
     assert method.fingerprint({}) == before
 
     paddle.seed(1)
-    other = HashNet(TinyBackbone(), 16, 12, 3)
+    other = HashNet(TinyBackbone(), 16, DataFacts(12, 3))
     other.set_state_dict(state)
     assert float(other.loss(batch)["total"]) == loss
     assert other.fingerprint({}) == before
@@ -165,40 +174,32 @@ def test_bank_and_beta_are_checkpointed_but_not_part_of_the_fingerprint():
 
 
 def test_epoch_schedule():
-    method = HashNet(TinyBackbone(), 8, 4, 2, step_continuation=3)
+    method = HashNet(TinyBackbone(), 8, DataFacts(4, 2), step_continuation=3)
     betas = []
     for epoch in range(8):
-        method.start_epoch(epoch)
+        method.start_epoch(epoch, 10)
         betas.append(float(method.beta))
     near(betas, np.sqrt([1, 1, 1, 2, 2, 2, 3, 3]))
     image = paddle.to_tensor(random_batch(HashNet, 4, 4, 2, 0, 0)["image0"])
     near(method.encode(image).numpy(), np.tanh(math.sqrt(3) * method.hash(method.backbone(image)).numpy()))
 
 
-def test_iteration_schedule_counts_training_steps_only():
-    method = HashNet(TinyBackbone(), 8, 4, 2, continuation="iteration", pairs="batch")
-    batch = tensors(random_batch(HashNet, 2, 4, 2, 0, 0))
-    method.steps.set_value(paddle.to_tensor([198]))
+def test_iteration_schedule_follows_the_steps_of_the_run():
+    method = HashNet(TinyBackbone(), 8, DataFacts(4, 2), continuation="iteration", pairs="batch")
     betas = []
-    for _ in range(2):
-        method.start_epoch(3)  # the epoch has no say in this schedule
-        method.loss(batch)
+    for step in (198, 199, 1000):
+        method.start_epoch(3, 10)  # the epoch has no say in this schedule
+        method.start_step(step, 2000)
         betas.append(float(method.beta))
-    near(betas, [1, math.sqrt(2)])
-    method.eval()
-    method.loss(batch)
-    assert int(method.steps) == 200
-    method.steps.set_value(paddle.to_tensor([1000]))
-    method.train()
-    method.loss(batch)
-    near(float(method.beta), math.sqrt(6))
+    near(betas, [1, math.sqrt(2), math.sqrt(6)])
+    assert int(method.steps) == 1001
 
 
 @pytest.mark.parametrize("pairs", ["bank", "batch", "halves"])
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_edge_batches_are_finite(pairs, n):
     paddle.seed(0)
-    method = HashNet(TinyBackbone(), 16, 5, 3, pairs=pairs)
+    method = HashNet(TinyBackbone(), 16, DataFacts(5, 3), pairs=pairs)
     batch = tensors(random_batch(HashNet, n, 5, 3, 0, 0))
     batch["image0"] = paddle.zeros_like(batch["image0"])  # constant pictures
     for label in (0.0, 1.0):                                # no positive pair, no negative pair
@@ -214,7 +215,7 @@ def test_saturated_codes_are_finite():
 
 def test_training_lowers_the_loss():
     paddle.seed(0)
-    method = HashNet(TinyBackbone(), 16, 12, 3)
+    method = HashNet(TinyBackbone(), 16, DataFacts(12, 3))
     batch = tensors(random_batch(HashNet, 12, 12, 3, 0, 0))
     optimizer = paddle.optimizer.Adam(0.02, parameters=method.parameters())
     losses = []
@@ -236,12 +237,12 @@ def test_training_lowers_the_loss():
 ])
 def test_wrong_settings_are_named(wrong, words):
     with pytest.raises(InputError) as error:
-        HashNet(TinyBackbone(), 16, 4, **{"num_classes": 2, **wrong})
+        HashNet(TinyBackbone(), 16, DataFacts(4, wrong.pop("num_classes", 2)), **wrong)
     assert all(word in str(error.value) for word in words)
 
 
 def test_declared_defaults_are_the_constructor_defaults():
-    one, two = HashNet(TinyBackbone(), 16, 4, 2), HashNet(TinyBackbone(), 16, 4, 2, **HYPER)
+    one, two = HashNet(TinyBackbone(), 16, DataFacts(4, 2)), HashNet(TinyBackbone(), 16, DataFacts(4, 2), **HYPER)
     for name in ("alpha", "step_continuation", "continuation", "pairs", "class_num"):
         assert getattr(one, name) == getattr(two, name)
     assert float(one.hash.bias.abs().sum()) == 0 and 0.007 < float(one.hash.weight.std()) < 0.013

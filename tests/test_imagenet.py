@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from utils.datasets import PROTOCOLS, imagenet, load_protocol
+from utils.datasets import PROTOCOLS, load_protocol
+from utils.datasets.protocols import imagenet
 from utils.errors import InputError
 
 WNIDS = [f"n{1440000 + i * 37:08d}" for i in range(1000)]  # as many as there are, sorted

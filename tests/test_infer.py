@@ -3,18 +3,19 @@ import numpy as np
 import paddle
 import pytest
 import yaml
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from deploy.autolog import AutoLogger, Times, since_process_start
 from deploy.index import ExactIndex
 from deploy.inference_python import infer
 from deploy.inference_python.predictor import Predictor
 from tests.exported import BITS, SIZES, checkpoint, exported, one_error_line, pictures
-from utils.autolog import AutoLogger, Times, since_process_start
-from utils.codes import CodeFile
 from utils.datasets import load_protocol
 from utils.errors import InputError
-from utils.hamming import pack, unpack
-from utils.metrics import evaluate
+from utils.retrieval.codes import CodeFile
+from utils.retrieval.hamming import pack, unpack
+from utils.retrieval.metrics import evaluate
 
 INFER = "deploy/inference_python/infer.py"
 

@@ -2,10 +2,11 @@
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-import utils.loader as loader
-from utils import transforms
+import utils.training.loader as loader
+from utils import images, transforms
 from utils.datasets import Split
 from utils.errors import InputError
 
@@ -93,7 +94,7 @@ class Files:
         return cv2.imencode(".jpg", image)[1].tobytes(), f"{i}.jpg"
 
 
-@pytest.mark.parametrize("decode", transforms.DECODES)
+@pytest.mark.parametrize("decode", images.DECODES)
 @pytest.mark.parametrize("kind, views", [("none", 0), ("crop_flip", 1), ("simclr", 2)])
 def test_a_batch_holds_what_single_pictures_give(decode, kind, views):
     """One code path: the loader's batches are bit by bit what decode + preprocess or augment give."""
@@ -104,7 +105,7 @@ def test_a_batch_holds_what_single_pictures_give(decode, kind, views):
         batch, = loader.load_batches(items, [np.array([4, 0, 3])], workers)
         for row, position in enumerate((4, 0, 3)):
             data, _ = items.split.images.source(position)
-            image = transforms.decode(data, spec=spec, kind=kind)
+            image = images.decode(data, spec=spec, kind=kind)
             for view in range(max(views, 1)):
                 rng = transforms.item_rng(2, 1, position, view)
                 want = transforms.augment(image, spec, kind, rng) if views else transforms.preprocess(image, spec)
@@ -113,7 +114,7 @@ def test_a_batch_holds_what_single_pictures_give(decode, kind, views):
 
 def test_reduced_decoding_reaches_the_batches():
     """A picture large enough gives other pixels by reduced decoding, and near ones."""
-    images = [next(iter(loader.load_batches(loader.Items(
+    batches = [next(iter(loader.load_batches(loader.Items(
         Split(name="query", ids=["a"], images=Files(1)), transforms.preprocess_spec(40, 32, decode=decode)),
-        [np.array([0])])))["image0"].numpy() for decode in transforms.DECODES]
-    assert 0 < np.abs(images[0] - images[1]).mean() < 0.05
+        [np.array([0])])))["image0"].numpy() for decode in images.DECODES]
+    assert 0 < np.abs(batches[0] - batches[1]).mean() < 0.05

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils import hamming, metrics
 from utils.errors import InputError
-from utils.hamming import pack
-from utils.metrics import AP, curves, evaluate, format_line
+from utils.retrieval import hamming, metrics
+from utils.retrieval.hamming import pack
+from utils.retrieval.metrics import AP, curves, evaluate, format_line
 
 
 # golden vectors -----------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from utils.datasets import PROTOCOLS, load_protocol, mirflickr
+from utils.datasets import PROTOCOLS, load_protocol
+from utils.datasets.protocols import mirflickr
 from utils.errors import InputError
 
 SIZES = {"query": 8, "train": 12}
@@ -160,7 +161,7 @@ def test_matrices_in_the_root_are_read_by_features(root, tmp_path, run):
 
 def test_both_protocols_are_registered_once_with_a_maker():
     for name, counts in (("mirflickr", (1000, 4000, 20000)), ("mirflickr_crossmodal", (2000, 5000, 18015))):
-        assert PROTOCOLS[name].counts == counts and PROTOCOLS[name].make.__module__ == "utils.datasets.mirflickr"
+        assert PROTOCOLS[name].counts == counts and PROTOCOLS[name].make.__module__ == "utils.datasets.protocols.mirflickr"
 
 
 # commands and bad input --------------------------------------------------------------------------------------------

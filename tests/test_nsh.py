@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.method import DataFacts
 from models.nsh import NSH, descending_order, similarity, soft_sort, sorted_cosine, sorted_nce
 from tests.tiny import TinyBackbone, all_finite, cases, leaf, near, near_gradient, random_batch, tensors
 from utils.errors import InputError
@@ -160,7 +161,7 @@ def test_fault_2_divided_by_the_batch_twice(golden):
 
 def small_nsh(bits=16, **hyper):
     paddle.seed(0)
-    return NSH(TinyBackbone(), bits, 0, 0, **{"hidden": 16, "z_dim": 8, **hyper})
+    return NSH(TinyBackbone(), bits, DataFacts(0, 0), **{"hidden": 16, "z_dim": 8, **hyper})
 
 
 def test_fault_3_one_image_as_both_views():
@@ -214,7 +215,7 @@ def test_fault_5_sort_temperature_of_the_code_length():
     near(s.numpy(), 1 - (b1[:, None] != b2[None]).mean(-1), rtol=1e-9)
     uniform = soft_sort(s, float(bits)).numpy()
     assert np.abs(uniform * n - 1).max() < 0.07  # the fault: nothing is sorted
-    default = NSH.hyperparameters["tau_sort"][0]
+    default = NSH.settings["tau_sort"].default
     places = (soft_sort(s, default) * s.unsqueeze(1)).sum(-1).numpy()
     assert (np.diff(places, axis=1) <= 1e-12).all()  # soft i-th largest: falls with i
     assert (places[:, 0] - places[:, -1]).min() > 10 * np.ptp((uniform * s.numpy()[:, None]).sum(-1), axis=1).max()
@@ -273,13 +274,12 @@ def test_training_lowers_the_loss():
                                    {"hidden": 0}, {"lamda": -1.0}])
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        NSH(TinyBackbone(), 16, 4, 0, **wrong)
+        NSH(TinyBackbone(), 16, DataFacts(4, 0), **wrong)
 
 
 def test_declared_defaults_are_the_constructor_defaults():
-    declared = {name: default for name, (default, _) in NSH.hyperparameters.items()}
-    one, two = NSH(TinyBackbone(), 16, 4, 0), NSH(TinyBackbone(), 16, 4, 0, **declared)
-    for name in ("positives", "tau", "sorting", "lamda"):
-        assert getattr(one, name) == getattr(two, name)
-    assert one.sorting == {"tau_sort": declared["tau_sort"], "power": declared["pow"], "hard": declared["hard"]}
+    declared = {name: setting.default for name, setting in NSH.settings.items()}
+    one, two = NSH(TinyBackbone(), 16, DataFacts(4, 0)), NSH(TinyBackbone(), 16, DataFacts(4, 0), **declared)
+    for name, value in declared.items():
+        assert getattr(one, name) == getattr(two, name) == value
     assert [list(p.shape) for p in one.parameters()] == [list(p.shape) for p in two.parameters()]

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.io import savemat
 
-from utils.datasets import load_protocol, nuswide, nuswide_files
+from utils.datasets import load_protocol
 from utils.datasets.__main__ import main
+from utils.datasets.protocols import nuswide, nuswide_files
 from utils.errors import InputError
 from utils.text import Vectorizer
 

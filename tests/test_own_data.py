@@ -6,10 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from utils.datasets import folders, load_protocol, own
+from utils.datasets import load_protocol
+from utils.datasets.own import folders
+from utils.datasets.own import splits as own
 from utils.errors import InputError
 
 
@@ -489,7 +492,7 @@ def test_index_a_folder_and_ask_it(trained, run, tmp_path, capsys):
     assert again == matches and "Encoded" not in said and "changed" not in said
     call(*model, "--gallery", root, "--code-file", tmp_path / "fresh.npz")
     assert "Encoded 23" in capsys.readouterr().out
-    from utils.codes import CodeFile
+    from utils.retrieval.codes import CodeFile
     one, two = CodeFile.load(codes), CodeFile.load(tmp_path / "fresh.npz")
     assert one.ids == two.ids and np.array_equal(one.codes, two.codes) and one.meta == two.meta
 

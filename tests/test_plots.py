@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from utils.errors import InputError
-from utils.hamming import pack
-from utils.metrics import curves
 from utils.plots import GREEN, GREY, RED, retrieval_grid, save_curves, save_history
+from utils.retrieval.hamming import pack
+from utils.retrieval.metrics import curves
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 

@@ -10,7 +10,7 @@ import predict
 from tests.exported import BITS, SIZES, checkpoint, exported, one_error_line
 from utils.datasets import load_protocol
 from utils.errors import InputError
-from utils.hamming import pack, unpack
+from utils.retrieval.hamming import pack, unpack
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_words_find_pictures_and_pictures_find_words(ask, protocol, shapes, tmp_
     vectorizer = Vectorizer.load(str(path.parent / "inference" / "vectorizer.json"))
     with paddle.no_grad():
         code = pack(method.encode_text(paddle.to_tensor(vectorizer.transform([words]))).numpy())
-    from utils.codes import CodeFile
+    from utils.retrieval.codes import CodeFile
     answer = ask("--text", words, method="djsrh")
     database = CodeFile.load(answer["code_file"])
     apart = (unpack(code, BITS) != unpack(database.codes, BITS)).sum(1)
@@ -111,7 +111,7 @@ def test_words_find_pictures_and_pictures_find_words(ask, protocol, shapes, tmp_
 def test_grid_survives_missing_pictures(ask, protocol, tmp_path, capsys):
     """A code file can be searched without its data set; then there is a table and no grid."""
     built = ask("--img", protocol.query.images.path(0))
-    from utils.codes import CodeFile
+    from utils.retrieval.codes import CodeFile
     codes = CodeFile.load(built["code_file"])
     codes.ids = [f"gone/{i}.jpg" for i in range(len(codes.ids))]
     codes.meta["root"] = None

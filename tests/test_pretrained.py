@@ -17,13 +17,15 @@ import zipfile
 import numpy as np
 import paddle
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from models import backbones, pretrained
-from models.backbones import build_backbone
-from models.pretrained import load_into, resize_grid
-from models.weight_files import read_weights
+from models.backbones import networks as backbones
+from models.backbones import pretrained
+from models.backbones.build import build_backbone
+from models.backbones.pretrained import load_into, resize_grid
+from models.backbones.weight_files import read_weights
 from utils.errors import InputError
 
 # writing torch's files without torch ------------------------------------------------------------

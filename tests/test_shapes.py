@@ -9,10 +9,14 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from utils.datasets import draw, jpeg, load_protocol, shapes
+from utils.datasets import load_protocol
+from utils.datasets import seeded as draw
+from utils.datasets.protocols import jpeg_encoder as jpeg
+from utils.datasets.protocols import shapes
 from utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

@@ -10,14 +10,16 @@ import tarfile
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from utils.datasets import load_protocol, shards, tar_items
-from utils.datasets.shards import expand_braces, find_shards, open_shards
-from utils.datasets.write_shards import write_shards
+from utils.datasets import load_protocol
+from utils.datasets.own import shards, tar_items
+from utils.datasets.own.shards import expand_braces, find_shards, open_shards
+from utils.datasets.own.write_shards import write_shards
 from utils.errors import InputError
-from utils.transforms import ImageError
+from utils.images import ImageError
 
 
 def picture(number, kind="JPEG"):
@@ -143,7 +145,7 @@ def test_shards_take_the_place_of_listed_files(pets, tmp_path):
 
 
 def test_unlabelled_pictures_stay_unlabelled(tmp_path):
-    from utils.datasets.rows import Table
+    from utils.datasets.own.item_table import Table
     for name in ("a/1.jpg", "b/2.jpg", "b/3.jpg"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(picture(len(name)))
@@ -277,7 +279,7 @@ def test_threads_forks_and_pickles_read_the_same(tmp_path, monkeypatch):
 
 def test_loader_workers_and_training_batches(tmp_path, pets, run):
     """The batches of training are the same from the folder, from shards, and with worker processes."""
-    from utils.loader import Items, epoch_order, load_batches
+    from utils.training.loader import Items, epoch_order, load_batches
     from utils.transforms import preprocess_spec
     pool = load_protocol(pets, num_query=3)
     write_shards(pool.splits, pool.classes, tmp_path / "out", 5)
@@ -506,7 +508,7 @@ def test_the_writer_leaves_all_or_nothing(pets, tmp_path, run):
 def test_a_gallery_of_shards_has_the_codes_of_the_folder(pets, tmp_path, tmp_path_factory, shapes, run):
     """predict.py --gallery: the same codes and ids; a further shard is all that is encoded anew."""
     from tests.exported import checkpoint
-    from utils.codes import CodeFile
+    from utils.retrieval.codes import CodeFile
     pool = load_protocol(pets)
     write_shards(pool.splits, pool.classes, tmp_path / "out", 7)
     model = ("predict.py", "--pretrained", checkpoint(tmp_path_factory, shapes)[0])

@@ -529,9 +529,9 @@ def test_real_run(real, chain, step):
 
 # fault: (file, what stands there, what stands there then), the step that fails, what it says
 FAULTS = {
-    "failing train": (("utils/trainer.py", "optimizer.clear_grad()", "raise RuntimeError('broken')"), "train",
+    "failing train": (("utils/training/trainer.py", "optimizer.clear_grad()", "raise RuntimeError('broken')"), "train",
                       "broken"),
-    "missing checkpoint": (("utils/trainer.py", "save(best, method", "print(method"), "train", "best.safetensors"),
+    "missing checkpoint": (("utils/training/trainer.py", "save(best, method", "print(method"), "train", "best.safetensors"),
     "NaN loss": (("models/hashnet.py", "self.alpha, self.class_num)}", "self.alpha, self.class_num) * float('nan')}"),
                  "train", "loss term 'total' is nan"),
     "wrong config path": (("test_tipc/run.py", 'f"test_tipc/configs/{task', 'f"test_tipc/confgis/{task'), "prepare",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import SHAPES_SIZES
-from utils.checkpoint import load_checkpoint
+from utils.training.checkpoint import load_checkpoint
 
 # no batch norm, no dropout: the network for which ranks and batches must agree to float tolerance
 TINY = ["--method", "hashnet", "--bit", 12, "--backbone", "SqueezeNet1_1", "--no-pretrained", "--resize-size", 36,
@@ -110,8 +110,9 @@ def test_training_from_a_checkpoint_keeps_its_network(train, tmp_path):
 
 def test_the_feature_cache_notices_other_pictures(tmp_path):
     import hashlib
+
     from utils.datasets import ArrayImages, FileImages
-    from utils.evaluator import _hash_pictures
+    from utils.training.features import _hash_pictures
 
     def key(images):
         digest = hashlib.sha256()

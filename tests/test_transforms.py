@@ -10,12 +10,13 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from utils import transforms
+from utils import images, transforms
 from utils.errors import InputError
-from utils.transforms import ImageError
+from utils.images import ImageError
 
 SPEC = transforms.preprocess_spec(64, 56)
 
@@ -66,48 +67,48 @@ def test_lossless_files_give_their_pixels(fmt, tmp_path):
     image = picture()
     path = tmp_path / "a file.bin"  # the ending does not matter
     path.write_bytes(encoded(image, fmt))
-    assert np.array_equal(transforms.decode(path), image)
-    assert transforms.image_size(path) == (90, 60)
+    assert np.array_equal(images.decode(path), image)
+    assert images.image_size(path) == (90, 60)
 
 
 @pytest.mark.parametrize("fmt, options", [("JPEG", {"quality": 95}), ("JPEG", {"quality": 95, "progressive": True}),
                                           ("WEBP", {"quality": 95})])
 def test_lossy_files_are_near_and_rgb(fmt, options):
     image = picture()
-    near(transforms.decode(encoded(image, fmt, **options)), image, 4)
+    near(images.decode(encoded(image, fmt, **options)), image, 4)
 
 
 def test_grey_alpha_palette_and_animation():
     image = picture()
     grey = Image.fromarray(image).convert("L")
     want = np.repeat(np.asarray(grey)[..., None], 3, 2)
-    assert np.array_equal(transforms.decode(encoded(grey, "PNG")), want)
-    near(transforms.decode(encoded(grey, "JPEG", quality=95)), want, 3)
+    assert np.array_equal(images.decode(encoded(grey, "PNG")), want)
+    near(images.decode(encoded(grey, "JPEG", quality=95)), want, 3)
     rgba = np.dstack([image, np.full(image.shape[:2], 7, np.uint8)])
-    assert np.array_equal(transforms.decode(encoded(rgba, "PNG")), image)
+    assert np.array_equal(images.decode(encoded(rgba, "PNG")), image)
     few = Image.fromarray(image).quantize(16)
-    assert np.array_equal(transforms.decode(encoded(few, "PNG")), np.asarray(few.convert("RGB")))
+    assert np.array_equal(images.decode(encoded(few, "PNG")), np.asarray(few.convert("RGB")))
     first, second = Image.new("RGB", (9, 5), (255, 0, 0)), Image.new("RGB", (9, 5), (0, 0, 255))
     data = encoded(first, "GIF", save_all=True, append_images=[second])
-    assert (transforms.decode(data) == [255, 0, 0]).all()
+    assert (images.decode(data) == [255, 0, 0]).all()
 
 
 def test_sixteen_bits_keep_the_upper_eight():
     grey = np.arange(60 * 90, dtype=np.uint16).reshape(60, 90) * 12
     ok, data = cv2.imencode(".png", grey)
-    assert ok and np.array_equal(transforms.decode(data.tobytes())[..., 1], grey >> 8)
+    assert ok and np.array_equal(images.decode(data.tobytes())[..., 1], grey >> 8)
     colour = np.stack([grey, grey[::-1], 65535 - grey], 2)
     ok, data = cv2.imencode(".png", colour[..., ::-1])
     assert ok
-    got = transforms.decode(data.tobytes()).astype(int)
+    got = images.decode(data.tobytes()).astype(int)
     assert np.abs(got - (colour >> 8)).max() <= 1
-    assert transforms.decode(encoded(Image.fromarray(grey), "TIFF")).max() == (grey >> 8).max()
+    assert images.decode(encoded(Image.fromarray(grey), "TIFF")).max() == (grey >> 8).max()
 
 
 def test_cmyk_jpeg():
     image = picture()
     data = encoded(Image.fromarray(image).convert("CMYK"), "JPEG", quality=95)
-    near(transforms.decode(data), image, 5)
+    near(images.decode(data), image, 5)
 
 
 @pytest.mark.parametrize("fmt", ["JPEG", "PNG", "WEBP"])
@@ -120,8 +121,8 @@ def test_exif_orientation_stands_the_image_upright(fmt, orientation):
             7: lambda a: a[::-1, ::-1].transpose(1, 0, 2), 8: lambda a: a[:, ::-1].transpose(1, 0, 2)}[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    plain = transforms.decode(encoded(image, fmt, quality=90))
-    turned = transforms.decode(encoded(image, fmt, quality=90, exif=exif))
+    plain = images.decode(encoded(image, fmt, quality=90))
+    turned = images.decode(encoded(image, fmt, quality=90, exif=exif))
     near(turned, undo(plain), 0)
 
 
@@ -134,9 +135,9 @@ def test_a_cut_jpeg_is_always_noticed(data):
     whole = encoded(image, "JPEG", progressive=data.draw(st.booleans()), exif=exif)
     cut = whole[:data.draw(st.integers(1, len(whole) - 1))]
     with pytest.raises(ImageError, match="cut.jpg: "):
-        transforms.decode(cut, "cut.jpg")
+        images.decode(cut, "cut.jpg")
     with pytest.raises(ImageError, match="cut.jpg: "):
-        transforms.image_size(cut, "cut.jpg")
+        images.image_size(cut, "cut.jpg")
 
 
 def test_the_end_marker_of_a_thumbnail_does_not_hide_a_cut():
@@ -144,14 +145,14 @@ def test_the_end_marker_of_a_thumbnail_does_not_hide_a_cut():
     exif = b"\xff\xe1" + struct.pack(">H", len(thumbnail) + 2) + thumbnail
     whole = encoded(picture(), "JPEG")
     whole = whole[:2] + exif + whole[2:]
-    assert transforms.decode(whole).shape == (60, 90, 3)
+    assert images.decode(whole).shape == (60, 90, 3)
     with pytest.raises(ImageError, match="truncated"):
-        transforms.decode(whole[:-40])
+        images.decode(whole[:-40])
 
 
 def test_bytes_after_the_end_are_allowed():
     whole = encoded(picture(), "JPEG")
-    assert np.array_equal(transforms.decode(whole + b"\0" * 100), transforms.decode(whole))
+    assert np.array_equal(images.decode(whole + b"\0" * 100), images.decode(whole))
 
 
 @settings(max_examples=80, deadline=None)
@@ -159,7 +160,7 @@ def test_bytes_after_the_end_are_allowed():
                                                 b"BM", b"II*\0", b"RIFF"]))
 def test_no_bytes_escape_as_another_error(data, start):
     try:
-        image = transforms.decode(start + data, "x")
+        image = images.decode(start + data, "x")
     except ImageError as error:
         assert str(error).startswith("x: ") and "\n" not in str(error)
     else:
@@ -174,11 +175,11 @@ def test_damage_is_named(tmp_path):
     for name, (data, reason) in cases.items():
         (tmp_path / name).write_bytes(data)
         with pytest.raises(ImageError, match=f"{name}.*{reason}"):
-            transforms.decode(tmp_path / name)
+            images.decode(tmp_path / name)
     with pytest.raises(ImageError, match="gone.jpg.*No such file"):
-        transforms.decode(tmp_path / "gone.jpg")
+        images.decode(tmp_path / "gone.jpg")
     with pytest.raises(ImageError, match="cannot be read"):
-        transforms.decode(tmp_path)
+        images.decode(tmp_path)
     assert issubclass(ImageError, InputError)
 
 
@@ -188,7 +189,7 @@ def _with_size(jpeg, height, width):
     return jpeg[:at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9:]
 
 
-@pytest.mark.parametrize("how", [transforms.decode, transforms.image_size])
+@pytest.mark.parametrize("how", [images.decode, images.image_size])
 def test_a_decompression_bomb_is_refused_by_its_header(how):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -223,7 +224,7 @@ def test_a_spec_names_its_decoding_and_none_means_full():
     with pytest.raises(InputError, match="full, reduced"):
         transforms.preprocess_spec(decode="half")
     data = encoded(photo(480, 640), "JPEG")
-    assert transforms.decode(data, spec=FULL).shape == transforms.decode(data).shape == (480, 640, 3)
+    assert images.decode(data, spec=FULL).shape == images.decode(data).shape == (480, 640, 3)
 
 
 @pytest.mark.parametrize("size", [(480, 640), (375, 500), (333, 500), (320, 481), (681, 1023), (961, 1281),
@@ -231,8 +232,8 @@ def test_a_spec_names_its_decoding_and_none_means_full():
 def test_reduced_is_near_full_for_every_factor(size):
     """Stated tolerance, in 8-bit steps. Half a pixel of shift would give 2 to 3."""
     data = encoded(photo(*size), "JPEG", quality=92)
-    small = transforms.decode(data, spec=REDUCED)
-    full = transforms.resize_short(transforms.decode(data), 256)
+    small = images.decode(data, spec=REDUCED)
+    full = transforms.resize_short(images.decode(data), 256)
     assert min(small.shape[:2]) == 256 and 0.05 < distance(small, full) < 1.6, distance(small, full)
     # nothing is lost between the two calls: the input is the crop of what decode gave
     height, width = small.shape[:2]
@@ -246,13 +247,13 @@ def test_reduced_is_as_near_to_pillow_as_needed():
     for seed in range(3):
         data = encoded(photo(480, 640, seed), "JPEG", quality=92)
         pillow = np.asarray(Image.open(io.BytesIO(data)).resize((341, 256), Image.BILINEAR))
-        assert distance(transforms.decode(data, spec=REDUCED), pillow) < 1.0 + distance(
-            transforms.resize_short(transforms.decode(data), 256), pillow)
+        assert distance(images.decode(data, spec=REDUCED), pillow) < 1.0 + distance(
+            transforms.resize_short(images.decode(data), 256), pillow)
 
 
 def test_reduced_does_not_alias():
     checks = np.repeat((np.indices((480, 640)).sum(0) % 2 * 255).astype(np.uint8)[..., None], 3, 2)
-    small = transforms.decode(encoded(checks, "JPEG", quality=100), spec=REDUCED)
+    small = images.decode(encoded(checks, "JPEG", quality=100), spec=REDUCED)
     assert distance(small, np.full_like(small, 127)) < 8  # the borders of the 8 x 8 blocks show a little
 
 
@@ -267,8 +268,8 @@ def test_reduced_has_the_shape_and_place_of_full(height, width, size, orientatio
     exif[0x0112] = orientation
     data = encoded(image, "JPEG", quality=95, exif=exif)
     spec = transforms.preprocess_spec(size, size, decode="reduced")
-    full = transforms.resize_short(transforms.decode(data), size)
-    small = transforms.resize_short(transforms.decode(data, spec=spec), size)
+    full = transforms.resize_short(images.decode(data), size)
+    small = transforms.resize_short(images.decode(data, spec=spec), size)
     assert small.shape == full.shape and small.dtype == np.uint8
     assert distance(small, full) < 2 + 255 / min(height, width)
 
@@ -280,7 +281,7 @@ def test_what_cannot_be_reduced_is_decoded_in_full():
     files = [encoded(image, "PNG"), encoded(Image.fromarray(image).convert("CMYK"), "JPEG"),
              encoded(image[:300], "JPEG"), encoded(image[:300], "JPEG", exif=exif), encoded(image, "WEBP")]
     for data in files:
-        assert np.array_equal(transforms.decode(data, spec=REDUCED), transforms.decode(data))
+        assert np.array_equal(images.decode(data, spec=REDUCED), images.decode(data))
 
 
 def test_full_decoding_is_libjpegs_as_ever():
@@ -290,12 +291,12 @@ def test_full_decoding_is_libjpegs_as_ever():
         for picture_ in (Image.fromarray(image), Image.fromarray(image).convert("L")):
             data = encoded(picture_, "JPEG", **options)
             want = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-            assert np.array_equal(transforms.decode(data), want)
+            assert np.array_equal(images.decode(data), want)
 
 
 def test_simclr_keeps_enough_pixels_for_its_smallest_box():
     for size, want in (((1000, 1100), (1000, 1100)), ((1301, 1802), (651, 901)), ((2500, 2001), (938, 751))):
-        image = transforms.decode(encoded(np.zeros((*size, 3), np.uint8), "JPEG"), spec=REDUCED, kind="simclr")
+        image = images.decode(encoded(np.zeros((*size, 3), np.uint8), "JPEG"), spec=REDUCED, kind="simclr")
         assert image.shape[:2] == want
         if want != size:
             boxes = [transforms._random_box(*want, transforms.item_rng(0, 0, i)) for i in range(300)]
@@ -307,7 +308,7 @@ def test_the_same_view_from_either_decoding(kind):
     """Same draws, same windows: views differ by the decoding only."""
     data = encoded(photo(1220, 1300), "JPEG", quality=92)
     for i in range(4):
-        full, reduced = (transforms.augment(transforms.decode(data, spec=spec, kind=kind), spec, kind,
+        full, reduced = (transforms.augment(images.decode(data, spec=spec, kind=kind), spec, kind,
                                             transforms.item_rng(3, 1, i)) for spec in (FULL, REDUCED))
         assert distance(full, reduced) * 255 * 0.225 < (4 if kind == "simclr" else 1.6)  # simclr: its box is rounded
 
@@ -320,7 +321,7 @@ def test_damage_inside_a_reduced_jpeg(data):
     for _ in range(data.draw(st.integers(1, 6))):
         whole[data.draw(st.integers(2, len(whole) - 1))] = data.draw(st.integers(0, 255))
     try:
-        image = transforms.decode(bytes(whole), "bad.jpg", transforms.preprocess_spec(32, 32, decode="reduced"))
+        image = images.decode(bytes(whole), "bad.jpg", transforms.preprocess_spec(32, 32, decode="reduced"))
     except ImageError as error:
         assert str(error).startswith("bad.jpg: ") and "\n" not in str(error)
     else:
@@ -332,19 +333,19 @@ def test_a_cut_or_empty_file_is_named_in_reduced_decoding_too(tmp_path):
     whole = encoded(photo(480, 640), "JPEG")
     (tmp_path / "cut.jpg").write_bytes(whole[:-700])
     with pytest.raises(ImageError, match="cut.jpg.*truncated"):
-        transforms.decode(tmp_path / "cut.jpg", spec=REDUCED)
+        images.decode(tmp_path / "cut.jpg", spec=REDUCED)
     with pytest.raises(ImageError, match="limit"):
-        transforms.decode(_with_size(whole, 60000, 60000), "bomb.jpg", REDUCED)
+        images.decode(_with_size(whole, 60000, 60000), "bomb.jpg", REDUCED)
 
 
 def test_broken_exif_says_nothing():
     image = photo(480, 640)
-    plain = transforms.decode(encoded(image, "JPEG"), spec=REDUCED)
+    plain = images.decode(encoded(image, "JPEG"), spec=REDUCED)
     for body in (b"", b"II*\0", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x09\0\0", b"\xff" * 60):
         whole = encoded(image, "JPEG")
         exif = b"Exif\0\0" + body
         whole = whole[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + whole[2:]
-        assert np.array_equal(transforms.decode(whole, spec=REDUCED), plain)
+        assert np.array_equal(images.decode(whole, spec=REDUCED), plain)
 
 
 def test_read_asks_the_pictures_for_their_file_where_they_have_one():
@@ -358,12 +359,12 @@ def test_read_asks_the_pictures_for_their_file_where_they_have_one():
         def read(self, i):
             return photo(480, 640)
 
-    assert np.array_equal(transforms.read(Files(), 0, REDUCED), transforms.decode(data, spec=REDUCED))
-    assert np.array_equal(transforms.read(Files(), 0, FULL), transforms.decode(data))
-    assert transforms.read(Files(), 0, REDUCED, "simclr").shape == (480, 640, 3)
+    assert np.array_equal(images.read(Files(), 0, REDUCED), images.decode(data, spec=REDUCED))
+    assert np.array_equal(images.read(Files(), 0, FULL), images.decode(data))
+    assert images.read(Files(), 0, REDUCED, "simclr").shape == (480, 640, 3)
     with pytest.raises(ImageError, match="picture 1: truncated"):
-        transforms.read(Files(), 1, REDUCED)
-    assert np.array_equal(transforms.read(Arrays(), 0, REDUCED), photo(480, 640))
+        images.read(Files(), 1, REDUCED)
+    assert np.array_equal(images.read(Arrays(), 0, REDUCED), photo(480, 640))
 
 
 # preprocessing -----------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import time
 import pytest
 from PIL import Image
 
-from utils.datasets import load_protocol, voc
+from utils.datasets import load_protocol
+from utils.datasets.protocols import voc
 from utils.errors import InputError
 
 SIZES = {"query": 4, "train": 6}
@@ -212,7 +213,7 @@ def test_a_full_disk_leaves_the_old_lists(made, monkeypatch):
 
     def full(*_):
         raise OSError(28, "No space left on device")
-    monkeypatch.setattr("utils.datasets.made.sha256_file", full)
+    monkeypatch.setattr("utils.datasets.protocols.list_maker.sha256_file", full)
     with pytest.raises(InputError, match="No space left"):
         voc.make_lists(folder / "root", folder / "lists", seed=9, any_count=True, **SIZES)
     assert {path.name: path.read_bytes() for path in (folder / "lists").iterdir()} == before

@@ -6,9 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
-from models.backbones import Precomputed, build_backbone
-from models.wch import (WCH, balance, mutual_attention, patch_similarity, patch_weights, pool_tokens,
-                        weighted_contrast)
+from models.backbones.build import build_backbone
+from models.backbones.networks import Precomputed
+from models.method import DataFacts
+from models.wch import WCH, balance, mutual_attention, patch_similarity, patch_weights, pool_tokens, weighted_contrast
 from tests.tiny import leaf, near, near_gradient
 from utils.errors import InputError
 
@@ -21,7 +22,7 @@ def with_golden_head(backbone, z, **hyper):
     weights = {key: z[f"head_weights/{key}"] for key in
                [f"{theirs}.{part}" for theirs in HEAD.values() for part in ("weight", "bias")]}
     hidden, bits = weights["fc.weight"].shape[0], weights["b.weight"].shape[0]
-    method = WCH(backbone, bits, 0, 0, hidden=hidden, attention_temperature=meta["T_cross"],
+    method = WCH(backbone, bits, DataFacts(0, 0), hidden=hidden, attention_temperature=meta["T_cross"],
                  weight_temperature=meta["T_weighted"], contrast_temperature=meta["T_contrast"], **hyper)
     for ours, theirs in HEAD.items():
         layer = getattr(method, ours)
@@ -194,7 +195,7 @@ def test_similarity_takes_other_numbers_of_tokens_and_a_constant_side():
 @pytest.mark.parametrize("tokens", [np.zeros((1, 4, 8)), np.ones((1, 4, 8)), np.zeros((3, 4, 8)),
                                     np.ones((3, 4, 8)) * 1e4])
 def test_one_image_or_constant_images_stay_finite(tokens):
-    method = WCH(Precomputed(8), 16, 0, 0, hidden=8)
+    method = WCH(Precomputed(8), 16, DataFacts(0, 0), hidden=8)
     x = leaf(tokens.astype("float32"))
     terms = method.loss({"feature0": x, "feature1": x + 0})
     assert all(np.isfinite(float(term)) for term in terms.values())
@@ -205,7 +206,7 @@ def test_one_image_or_constant_images_stay_finite(tokens):
 
 def test_head_starts_as_the_authors():
     paddle.seed(0)
-    method = WCH(Precomputed(64), 32, 0, 0)
+    method = WCH(Precomputed(64), 32, DataFacts(0, 0))
     for layer, outputs in ((method.fc, 1024), (method.hash, 32)):
         bound = (6 / outputs) ** 0.5
         largest = np.abs(layer.weight.numpy()).max()
@@ -215,7 +216,7 @@ def test_head_starts_as_the_authors():
 
 def test_small_networks_give_tokens_and_train():
     paddle.seed(0)
-    method = WCH(build_backbone("SqueezeNet1_1", pretrained=False, image_size=64), 16, 0, 0, hidden=32)
+    method = WCH(build_backbone("SqueezeNet1_1", pretrained=False, image_size=64), 16, DataFacts(0, 0), hidden=32)
     rng = np.random.RandomState(0)
     batch = {f"image{view}": paddle.to_tensor(rng.standard_normal((2, 3, 64, 64)).astype("float32"))
              for view in range(2)}
@@ -242,7 +243,7 @@ def test_pooled_tokens_are_means_of_their_cells():
 def test_layers_behind_the_tokens_do_not_train():
     backbone = build_backbone("MobileNetV3_small_x0_35", pretrained=False, image_size=64)
     assert backbone.tail_parameters()
-    method = WCH(backbone, 16, 0, 0, hidden=8)
+    method = WCH(backbone, 16, DataFacts(0, 0), hidden=8)
     trained = {id(p) for group in method.param_groups() for p in group["params"]}
     assert not trained & {id(p) for p in backbone.tail_parameters()}
 
@@ -252,7 +253,7 @@ def test_layers_behind_the_tokens_do_not_train():
                                    {"head_start": "large"}, {"neighbour_share": -0.1}, {"token_grid": -1}])
 def test_wrong_settings_are_one_line(wrong):
     with pytest.raises(InputError) as error:
-        WCH(Precomputed(8), 16, 0, 0, **wrong)
+        WCH(Precomputed(8), 16, DataFacts(0, 0), **wrong)
     assert next(iter(wrong)) in str(error.value) and "\n" not in str(error.value)
 
 
@@ -272,6 +273,6 @@ def test_small_start_saturates_no_tanh():
     x = paddle.randn([64, 1, 512])
     share = {}
     for start in ("authors", "small"):
-        method = WCH(Precomputed(512), 16, 0, 0, head_start=start)
+        method = WCH(Precomputed(512), 16, DataFacts(0, 0), head_start=start)
         share[start] = float((method.code(x).abs() > 0.99).astype("float32").mean())
     assert share["small"] == 0 and share["authors"] > 0.5

@@ -6,7 +6,7 @@ from scipy.io import savemat
 
 from utils.datasets import find_spec, load_protocol
 from utils.datasets.__main__ import main
-from utils.datasets.wiki import CLASSES, LISTS
+from utils.datasets.protocols.wiki import CLASSES, LISTS
 from utils.errors import InputError
 from utils.text import Vectorizer
 

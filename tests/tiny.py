@@ -30,8 +30,9 @@ class TinyBackbone(nn.Layer):
 
 def identity_method(method_class, bits, num_train, num_classes, **hyper):
     """The method with its hash layer's output equal to ``feature0``: golden vectors start at the layer's output."""
-    from models.backbones import build_backbone
-    method = method_class(build_backbone(f"precomputed:{bits}"), bits, num_train, num_classes, **hyper)
+    from models.backbones.build import build_backbone
+    from models.method import DataFacts
+    method = method_class(build_backbone(f"precomputed:{bits}"), bits, DataFacts(num_train, num_classes), **hyper)
     method.hash.weight.set_value(np.eye(bits, dtype="float32"))
     return method
 

@@ -1,7 +1,5 @@
 """Recipes: one flat table of settings, read from defaults < method < YAML < flags; unknown names are errors."""
 import argparse
-import difflib
-import math
 import os
 import re
 
@@ -9,44 +7,9 @@ import yaml
 
 from utils.errors import InputError
 from utils.files import write_text
+from utils.settings import Setting, nearest
 
 MAX_BITS = 1024
-
-
-def boolean(value):
-    """``true``/``false`` in any case, also 1/0, yes/no, on/off. Raises ValueError for anything else."""
-    text = str(value).lower()
-    if text in ("true", "1", "yes", "on"):
-        return True
-    if text in ("false", "0", "no", "off"):
-        return False
-    raise ValueError("true or false")
-
-
-def _whole(low, high=None):
-    def convert(value):
-        number = int(str(value))
-        if number < low or (high is not None and number > high):
-            raise ValueError(f"a whole number from {low}" + (f" to {high}" if high is not None else " up"))
-        return number
-    return convert
-
-
-def _real(low=None):
-    def convert(value):
-        number = float(value)
-        if not math.isfinite(number) or (low is not None and number < low):
-            raise ValueError("a finite number" + (f" of at least {low}" if low is not None else ""))
-        return number
-    return convert
-
-
-def _choice(*names):
-    def convert(value):
-        if str(value) in names:
-            return str(value)
-        raise ValueError("one of " + ", ".join(names) + nearest(value, names))
-    return convert
 
 
 def _device(value):
@@ -55,78 +18,77 @@ def _device(value):
     return str(value)
 
 
-# name: (default, converter, help). What decides the result; written beside every result.
+# What decides the result; written beside every result.
 RECIPE = {
-    "method": ("hashnet", str, "hashing method; `python -m models` lists them"),
-    "dataset": ("shapes", str, "protocol name (`python -m utils.datasets list`), or your own pictures: a folder, a "
+    "method": Setting("hashnet", "hashing method; `python -m models` lists them"),
+    "dataset": Setting("shapes", "protocol name (`python -m utils.datasets list`), or your own pictures: a folder, a "
                 "manifest (.csv, .jsonl) or an image list (.txt); data/README.md"),
-    "data_path": (None, str, "folder of the images or of the official archive"),
-    "list_dir": (None, str, "folder with train/query(test)/database lists, instead of data/<dataset>"),
-    "num_train": (None, _whole(1), "training images, where the protocol lets one choose"),
-    "num_query": (None, _whole(1), "query images, where the protocol lets one choose"),
-    "num_database": (None, _whole(1), "database images, where the protocol lets one choose"),
-    "train_per_class": (None, _whole(1), "training images a class, where the protocol lets one choose"),
-    "query_per_class": (None, _whole(1), "query images a class, where the protocol lets one choose"),
-    "skip_broken": (None, boolean, "your own pictures: leave out those that cannot be read, with a count"),
-    "split_seed": (0, _whole(0), "seed of the split"),
-    "bit": (64, _whole(1, MAX_BITS), "code length in bits"),
-    "backbone": ("AlexNet", str, "PaddleClas network"),
-    "backbone_weights": (None, str, "backbone weights: .pdparams, .pth, .safetensors or .npz"),
-    "pretrained_backbone": (True, boolean, "start from ImageNet weights (downloaded unless --backbone-weights)"),
-    "freeze_backbone": (False, boolean, "train the head only"),
-    "feature_norm": ("none", _choice("none", "standardize", "log1p_standardize"),
-                     "fixed normalisation of frozen backbone features, fitted on the training split"),
-    "cache_features": (True, boolean, "frozen backbone: compute features of un-augmented splits once"),
-    "cached_views": (0, _whole(0), "frozen backbone: draw this many augmented views of each training image once, from "
-                     "--split-seed, and let the epochs choose among them; 0 = augment anew in every epoch"),
-    "resize_size": (256, _whole(8), "shorter side before the crop, pixels"),
-    "crop_size": (224, _whole(8), "input size of the network, pixels"),
-    "decode": ("full", _choice("full", "reduced"), "JPEG decoding; reduced: large pictures straight at a smaller size "
-               "(faster, other pixels: it is part of the model's fingerprint)"),
-    "augment": ("crop_flip", _choice("none", "crop_flip", "simclr"), "training augmentation"),
-    "text_kind": ("tfidf", _choice("tfidf", "bow"), "text features of raw texts: TF-IDF or bag of words"),
-    "text_limit": (2000, _whole(1), "words kept for the text features, the most frequent first"),
-    "batch_size": (64, _whole(1), "images per process and step"),
-    "eval_batch_size": (64, _whole(1), "images per process when encoding"),
-    "epoch": (150, _whole(1), "passes over the training split"),
-    "eval_epoch": (10, _whole(1), "evaluate every so many epochs, and after the last"),
-    "optimizer": ("momentum", _choice("momentum", "adam", "adamw", "rmsprop", "sgd"), "optimizer"),
-    "learning_rate": (0.001, _real(0.0), "learning rate as used (never scaled by the number of processes)"),
-    "momentum": (0.9, _real(0.0), "momentum of optimizer=momentum"),
-    "weight_decay": (5e-4, _real(0.0), "L2 penalty (decoupled for adamw)"),
-    "lr_schedule": ("step", _choice("constant", "step", "cosine"), "per epoch"),
-    "lr_step": (50, _whole(1), "epochs between two steps of lr_schedule=step"),
-    "lr_gamma": (0.5, _real(0.0), "factor of a step"),
-    "lr_min_ratio": (0.0, _real(0.0), "lr_schedule=cosine ends at learning_rate times this"),
-    "head_lr_mult": (10.0, _real(0.0), "learning-rate multiplier of the layers above the backbone"),
-    "amp": ("none", _choice("none", "bf16", "fp16"), "train with the backbone in 16 bits (GPU); the losses stay in float32"),
-    "drop_last": (False, boolean, "drop the last incomplete batch of an epoch"),
-    "seed": (0, _whole(0), "seed of weights, order and augmentation"),
-    "topK": (None, _whole(0), "K of mAP@K, 0 = all; the protocol's by default"),
-    "ap": ("hits", _choice("hits", "min", "first_hits"), "denominator of AP: see utils/metrics.py"),
-    "select": ("query", _choice("query", "val"), "what chooses the best checkpoint; val = drawn from the database"),
-    "val_size": (1000, _whole(1), "images of the validation query set of --select val"),
+    "data_path": Setting(None, "folder of the images or of the official archive"),
+    "list_dir": Setting(None, "folder with train/query(test)/database lists, instead of data/<dataset>"),
+    "num_train": Setting(None, "training images, where the protocol lets one choose", kind=int, low=1),
+    "num_query": Setting(None, "query images, where the protocol lets one choose", kind=int, low=1),
+    "num_database": Setting(None, "database images, where the protocol lets one choose", kind=int, low=1),
+    "train_per_class": Setting(None, "training images a class, where the protocol lets one choose", kind=int, low=1),
+    "query_per_class": Setting(None, "query images a class, where the protocol lets one choose", kind=int, low=1),
+    "skip_broken": Setting(None, "your own pictures: leave out those that cannot be read, with a count", kind=bool),
+    "split_seed": Setting(0, "seed of the split", low=0),
+    "bit": Setting(64, "code length in bits", low=1, high=MAX_BITS),
+    "backbone": Setting("AlexNet", "PaddleClas network"),
+    "backbone_weights": Setting(None, "backbone weights: .pdparams, .pth, .safetensors or .npz"),
+    "pretrained_backbone": Setting(True, "start from ImageNet weights (downloaded unless --backbone-weights)"),
+    "freeze_backbone": Setting(False, "train the head only"),
+    "feature_norm": Setting("none", "fixed normalisation of frozen backbone features, fitted on the training split", choices=("none", "standardize", "log1p_standardize")),
+    "cache_features": Setting(True, "frozen backbone: compute features of un-augmented splits once"),
+    "cached_views": Setting(0, "frozen backbone: draw this many augmented views of each training image once, from "
+                     "--split-seed, and let the epochs choose among them; 0 = augment anew in every epoch", low=0),
+    "resize_size": Setting(256, "shorter side before the crop, pixels", low=8),
+    "crop_size": Setting(224, "input size of the network, pixels", low=8),
+    "decode": Setting("full", "JPEG decoding; reduced: large pictures straight at a smaller size "
+               "(faster, other pixels: it is part of the model's fingerprint)", choices=("full", "reduced")),
+    "augment": Setting("crop_flip", "training augmentation", choices=("none", "crop_flip", "simclr")),
+    "text_kind": Setting("tfidf", "text features of raw texts: TF-IDF or bag of words", choices=("tfidf", "bow")),
+    "text_limit": Setting(2000, "words kept for the text features, the most frequent first", low=1),
+    "batch_size": Setting(64, "images per process and step", low=1),
+    "eval_batch_size": Setting(64, "images per process when encoding", low=1),
+    "epoch": Setting(150, "passes over the training split", low=1),
+    "eval_epoch": Setting(10, "evaluate every so many epochs, and after the last", low=1),
+    "optimizer": Setting("momentum", "optimizer", choices=("momentum", "adam", "adamw", "rmsprop", "sgd")),
+    "learning_rate": Setting(0.001, "learning rate as used (never scaled by the number of processes)", low=0),
+    "momentum": Setting(0.9, "momentum of optimizer=momentum", low=0),
+    "weight_decay": Setting(5e-4, "L2 penalty (decoupled for adamw)", low=0),
+    "lr_schedule": Setting("step", "per epoch", choices=("constant", "step", "cosine")),
+    "lr_step": Setting(50, "epochs between two steps of lr_schedule=step", low=1),
+    "lr_gamma": Setting(0.5, "factor of a step", low=0),
+    "lr_min_ratio": Setting(0.0, "lr_schedule=cosine ends at learning_rate times this", low=0),
+    "head_lr_mult": Setting(10.0, "learning-rate multiplier of the layers above the backbone", low=0),
+    "amp": Setting("none", "train with the backbone in 16 bits (GPU); the losses stay in float32", choices=("none", "bf16", "fp16")),
+    "drop_last": Setting(False, "drop the last incomplete batch of an epoch"),
+    "seed": Setting(0, "seed of weights, order and augmentation", low=0),
+    "topK": Setting(None, "K of mAP@K, 0 = all; the protocol's by default", kind=int, low=0),
+    "ap": Setting("hits", "denominator of AP: see utils/retrieval/metrics.py", choices=("hits", "min", "first_hits")),
+    "select": Setting("query", "what chooses the best checkpoint; val = drawn from the database", choices=("query", "val")),
+    "val_size": Setting(1000, "images of the validation query set of --select val", low=1),
 }
 
-# name: (default, converter, help). How to run; does not change the result.
+# How to run; does not change the result.
 RUN = {
-    "config": (None, str, "recipe file; default configs/<method>/<dataset>.yaml. --resume and --eval take the "
+    "config": Setting(None, "recipe file; default configs/<method>/<dataset>.yaml. --resume and --eval take the "
                           "checkpoint's recipe instead"),
-    "eval": (False, boolean, "evaluate --pretrained and stop"),
-    "pretrained": (None, str, "checkpoint of a whole model: to evaluate, or to start training from"),
-    "resume": (None, str, "checkpoint to continue exactly"),
-    "output_dir": (None, str, "run folder; default output/<method>_<dataset>_<bit>, with --resume and --eval that of "
+    "eval": Setting(False, "evaluate --pretrained and stop"),
+    "pretrained": Setting(None, "checkpoint of a whole model: to evaluate, or to start training from"),
+    "resume": Setting(None, "checkpoint to continue exactly"),
+    "output_dir": Setting(None, "run folder; default output/<method>_<dataset>_<bit>, with --resume and --eval that of "
                               "the checkpoint"),
-    "stop_epoch": (None, _whole(1), "stop after this many epochs; the schedule ends at --epoch, and --resume goes on"),
-    "overwrite": (False, boolean, "start anew in a folder that holds a run"),
-    "device": ("auto", _device, "auto, cpu, gpu or gpu:N"),
-    "num_workers": (0, _whole(0), "loader processes per process; never changes the data"),
-    "log_step": (10, _whole(1), "steps between two log lines"),
-    "curves": (False, boolean, "write PR, P@N and training curves as CSV and PNG at the last evaluation"),
-    "visualdl": (True, boolean, "write VisualDL scalars to <output_dir>/vdl"),
-    "feature_cache": (None, str, "folder that keeps features of a frozen backbone between runs"),
-    "nprocs": (None, _whole(1), "main_multi_gpu.py: processes; default all GPUs, or 2 on a CPU"),
-    "port": (None, _whole(1, 65535), "main_multi_gpu.py: first port for the ranks; default any free one"),
+    "stop_epoch": Setting(None, "stop after this many epochs; the schedule ends at --epoch, and --resume goes on", kind=int, low=1),
+    "overwrite": Setting(False, "start anew in a folder that holds a run"),
+    "device": Setting("auto", "auto, cpu, gpu or gpu:N", kind=_device),
+    "num_workers": Setting(0, "loader processes per process; never changes the data", low=0),
+    "log_step": Setting(10, "steps between two log lines", low=1),
+    "curves": Setting(False, "write PR, P@N and training curves as CSV and PNG at the last evaluation"),
+    "visualdl": Setting(True, "write VisualDL scalars to <output_dir>/vdl"),
+    "feature_cache": Setting(None, "folder that keeps features of a frozen backbone between runs"),
+    "nprocs": Setting(None, "main_multi_gpu.py: processes; default all GPUs, or 2 on a CPU", kind=int, low=1),
+    "port": Setting(None, "main_multi_gpu.py: first port for the ranks; default any free one", kind=int, low=1, high=65535),
 }
 
 # flags of the seeds' repositories
@@ -142,31 +104,13 @@ def data_request(recipe):
             "sizes": {key: recipe[key] for key in SIZES if recipe.get(key)}}
 
 
-def nearest(name, names):
-    """`` (did you mean X?)`` for the nearest valid name, or an empty string."""
-    near = difflib.get_close_matches(str(name), list(names), 1, 0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
-def _convert(key, value, entry, where):
-    default, convert, _ = entry
-    if value is None or default is None and str(value).lower() in ("null", "none", ""):
+def _convert(key, value, setting, where):
+    if value is None or setting.default is None and str(value).lower() in ("null", "none", ""):
         return None  # "none" is a value of its own where the default is one
     try:
-        return convert(value)
-    except (ValueError, TypeError) as error:
-        expected = str(error) if "invalid literal" not in str(error) and "could not" not in str(error) else \
-            ("a whole number" if "int()" in str(error) else "a number")
-        raise InputError(f"{where}: {key} = {value!r}, expected {expected}") from None
-
-
-def _hyper_converters(methods):
-    table = {}
-    for hyper in methods.values():
-        for key, (default, text) in hyper.items():
-            kind = {bool: boolean, int: _whole(0), float: _real(), str: str}[type(default)]
-            table[key] = (default, kind, text)
-    return table
+        return setting.convert(value)
+    except ValueError as error:
+        raise InputError(f"{where}: {key} = {value!r}, expected {error}") from None
 
 
 class _Parser(argparse.ArgumentParser):
@@ -179,10 +123,9 @@ def _parse_flags(argv, table):
     parser = _Parser(allow_abbrev=False, argument_default=argparse.SUPPRESS)
     known = {**{key: key for key in table}, **ALIASES}
     for name, key in known.items():
-        convert = table[key][1]
-        more = {"nargs": "?", "const": "true"} if convert is boolean else {}
+        more = {"nargs": "?", "const": "true"} if table[key].type is bool else {}
         names = list(dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"]))
-        parser.add_argument(*names, dest=key, metavar="V", help=table[key][2].replace("%", "%%"), **more)
+        parser.add_argument(*names, dest=key, metavar="V", help=table[key].help.replace("%", "%%"), **more)
         if more:
             parser.add_argument(f"--no-{name.replace('_', '-')}", f"--no_{name}", dest=key, action="store_const",
                                 const="false", help=argparse.SUPPRESS)
@@ -222,7 +165,7 @@ def _read_yaml(path, table, bit):
     by_bit = settings.pop("by_bit", None) or {}
     if not isinstance(by_bit, dict) or not all(isinstance(more, dict) for more in by_bit.values()):
         raise InputError(f"{path}: by_bit: expected `length: {{key: value}}` lines")
-    settings.update(by_bit.get(bit if bit is not None else settings.get("bit", RECIPE["bit"][0]), {}))
+    settings.update(by_bit.get(bit if bit is not None else settings.get("bit", RECIPE["bit"].default), {}))
     for key in settings:
         if key not in table:
             raise InputError(f"{path}: unknown key {key}{nearest(key, table)}")
@@ -231,10 +174,10 @@ def _read_yaml(path, table, bit):
 
 def _recipe_file(given, recipe_dir):
     """The recipe of the method for the data set, or its default recipe, or None."""
-    dataset = given.get("dataset", RECIPE["dataset"][0])
+    dataset = given.get("dataset", RECIPE["dataset"].default)
     # a data set that is a folder or a file has no recipe of its own
     stems = ["default"] if os.path.basename(dataset) != dataset else [dataset, "default"]
-    found = [os.path.join(recipe_dir, given.get("method", RECIPE["method"][0]), f"{stem}.yaml") for stem in stems]
+    found = [os.path.join(recipe_dir, given.get("method", RECIPE["method"].default), f"{stem}.yaml") for stem in stems]
     return next((path for path in found if os.path.isfile(path)), None)
 
 
@@ -264,7 +207,7 @@ def parse(argv, methods, recipe_dir="configs", base=None):
 
     Args:
         argv: command-line arguments.
-        methods: dict method name -> its ``hyperparameters`` (name -> (default, help)).
+        methods: dict method name -> its ``settings`` (name -> Setting).
         recipe_dir: where ``<method>/<dataset>.yaml`` lies.
         base: callable (path of a checkpoint) -> its recipe; used by --eval and --resume, where the
             model's settings come from the checkpoint.
@@ -275,12 +218,12 @@ def parse(argv, methods, recipe_dir="configs", base=None):
     Raises:
         InputError: unknown flag, key or value, each with the nearest valid one.
     """
-    hyper = _hyper_converters(methods)
+    hyper = {name: setting for method in methods.values() for name, setting in method.items()}
     table = {**RECIPE, **RUN, **hyper}
     raw = _parse_flags(argv, table)
     given = {key: _convert(key, value, table[key], f"--{key}") for key, value in raw.items()}
-    run = {key: given.pop(key, default) for key, (default, _, _) in RUN.items()}
-    run = {key: RUN[key][0] if value is None else value for key, value in run.items()}
+    run = {key: given.pop(key, setting.default) for key, setting in RUN.items()}
+    run = {key: RUN[key].default if value is None else value for key, value in run.items()}
 
     if run["eval"] and not run["pretrained"]:
         raise InputError("--eval needs --pretrained CHECKPOINT (for example output/<run>/best.safetensors)")
@@ -294,7 +237,7 @@ def parse(argv, methods, recipe_dir="configs", base=None):
         settings = _read_yaml(source, {**RECIPE, **hyper}, given.get("bit")) if source else {}
         settings = {key: _convert(key, value, table[key], source) for key, value in settings.items()}
 
-    recipe = {key: default for key, (default, _, _) in RECIPE.items()}
+    recipe = {key: setting.default for key, setting in RECIPE.items()}
     chosen = given.get("method", settings.get("method", recipe["method"]))
     if chosen not in methods:
         raise InputError(f"unknown method {chosen!r}{nearest(chosen, methods)}; there are {', '.join(methods)}")
@@ -303,9 +246,9 @@ def parse(argv, methods, recipe_dir="configs", base=None):
             if key not in RECIPE and key not in methods[chosen]:
                 owners = ", ".join(name for name in methods if key in methods[name])
                 raise InputError(f"{key} belongs to {owners}, not to {chosen}; leave it out")
-    recipe.update({key: default for key, (default, _) in methods[chosen].items()})
+    recipe.update({key: setting.default for key, setting in methods[chosen].items()})
     recipe.update({key: value for key, value in {**settings, **given}.items()
-                   if value is not None or key in recipe and RECIPE.get(key, (0,))[0] is None})
+                   if value is not None or key in recipe and key in RECIPE and RECIPE[key].default is None})
     recipe["method"] = chosen
     if recipe["crop_size"] > recipe["resize_size"]:
         raise InputError(f"crop_size {recipe['crop_size']} is larger than resize_size {recipe['resize_size']}")

@@ -25,7 +25,7 @@ def save_curves(prefix, curves, title=""):
 
     Args:
         prefix: path without ending.
-        curves: result of ``utils.metrics.curves``.
+        curves: result of ``utils.retrieval.metrics.curves``.
         title: above the plots.
 
     Returns:

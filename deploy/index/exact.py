@@ -1,9 +1,9 @@
 """Exact search: every code is compared with every query."""
 import numpy as np
 
-from utils.codes import CodeFile
 from utils.errors import InputError
-from utils.hamming import topk
+from utils.retrieval.codes import CodeFile
+from utils.retrieval.hamming import topk
 
 
 class ExactIndex:
@@ -19,7 +19,7 @@ class ExactIndex:
     def __init__(self, codefile):
         """
         Args:
-            codefile: utils.codes.CodeFile; its rows give the positions that ``search`` returns.
+            codefile: utils.retrieval.codes.CodeFile; its rows give the positions that ``search`` returns.
         """
         self.codefile = codefile
 

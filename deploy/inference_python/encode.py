@@ -9,17 +9,18 @@ import zlib
 
 import numpy as np
 
-from utils.codes import CodeFile
 from utils.errors import InputError
-from utils.hamming import pack
-from utils.transforms import ImageError, preprocess, read
+from utils.images import ImageError, read
+from utils.retrieval.codes import CodeFile
+from utils.retrieval.hamming import pack
+from utils.transforms import preprocess
 
 
 class Data:
     """The data set that a command names (by default the one of the model's recipe), loaded when first looked at.
 
     ``gallery`` names pictures to be searched, all of them, in place of a data set: a folder, manifest or list as in
-    utils/datasets/own.py. They are the ``database`` split of the protocol; the other splits are empty.
+    utils/datasets/own/splits.py. They are the ``database`` split of the protocol; the other splits are empty.
 
     Attributes:
         request: plain dict that names it; stored in code files and compared before they are used.
@@ -48,7 +49,7 @@ class Data:
         """utils.datasets.Protocol; raises InputError where the data are not there."""
         from utils.datasets import Protocol, load_protocol
         if self.gallery is not None:
-            from utils.datasets.shards import gallery
+            from utils.datasets.own.shards import gallery
             split, classes, notes = gallery(self.gallery, self.root)
             none = [split.select([], name) for name in ("train", "query")]
             return Protocol("gallery", *none, split, classes, notes=notes)

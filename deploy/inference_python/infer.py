@@ -1,6 +1,6 @@
 """Answer a query with an exported model through Paddle Inference (the TIPC entry).
 
-    python deploy/inference_python/infer.py --model-dir output/model --img-path cat.jpg --benchmark True
+python deploy/inference_python/infer.py --model-dir output/model --img-path cat.jpg --benchmark True
 """
 import os
 import sys
@@ -8,8 +8,8 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from deploy.cli import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
 from utils.errors import InputError, run_main  # noqa: E402
+from utils.flags import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
 
 
 def flags():
@@ -41,7 +41,7 @@ def flags():
 
 def query_image(options, data, spec):
     """(name, picture decoded as the manifest's preprocessing ``spec`` says, or feature vector) of the query."""
-    from utils.transforms import decode, read
+    from utils.images import decode, read
     if options.img_path:
         return options.img_path, decode(options.img_path, spec=spec)
     query = data.protocol.query
@@ -71,10 +71,10 @@ def evaluate_codes(predictor, data, databases, options, vectorizer=None):
 
     Returns:
         dict direction (``I->I``, and for cross-modal models ``I->T``, ``T->I``, ``T->T``) -> report of
-        utils.metrics.evaluate.
+        utils.retrieval.metrics.evaluate.
     """
     from deploy.inference_python.encode import encode_split
-    from utils.metrics import evaluate
+    from utils.retrieval.metrics import evaluate
     query = data.protocol.query
     if query.labels is None or any(codefile.labels is None for codefile in databases.values()):
         raise InputError(f"--evaluate needs labels, and {data.request['dataset']} has none")
@@ -95,8 +95,8 @@ def evaluate_codes(predictor, data, databases, options, vectorizer=None):
 
 def benchmark(predictor, index, options, item, start_up):
     """Time the query's three stages again and again; print the report."""
-    from utils.autolog import AutoLogger
-    from utils.transforms import decode
+    from deploy.autolog import AutoLogger
+    from utils.images import decode
     spec = predictor.manifest["preprocess"]
     log = AutoLogger(f"{predictor.manifest['method']}_{predictor.bits}", batch_size=1, data_num=options.repeat,
                      input_shape=predictor.manifest["image"]["input"], precision=predictor.precision,
@@ -118,7 +118,7 @@ def benchmark(predictor, index, options, item, start_up):
 
 def search(index, relaxed, k):
     """Relaxed codes float32 [Q, bits] -> (distance [Q, k], position [Q, k])."""
-    from utils.hamming import pack
+    from utils.retrieval.hamming import pack
     return index.search(pack(relaxed), k)
 
 
@@ -127,9 +127,9 @@ def main(argv):
     if not options.model_dir:
         raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
     quiet()
+    from deploy.autolog import since_process_start
     from deploy.inference_python.encode import Data, code_name, open_code_file, open_vectorizer
     from deploy.inference_python.predictor import check_bits, open_predictor, read_manifest
-    from utils.autolog import since_process_start
 
     manifest = read_manifest(options.model_dir)
     check_bits(manifest, options.bit, options.model_dir)
@@ -151,7 +151,7 @@ def main(argv):
     distance, position = search(index, code, options.topk)
     found = [data.path(codefile.ids[i], codefile.meta.get("root")) for i in position[0]]
     print(f"----- Query: {name}")
-    from utils.hamming import pack
+    from utils.retrieval.hamming import pack
     print(f"----- Query code: {pack(code)[0].tobytes().hex()}")
     print(f"----- Predicted Hamm_min: {distance[0, 0]}")
     print(f"----- Found matched picture: {found[0]}")

@@ -7,7 +7,7 @@ import yaml
 from utils.cpu import threads as usable_threads
 from utils.errors import InputError
 from utils.files import sha256_file
-from utils.hamming import pack
+from utils.retrieval.hamming import pack
 
 FORMAT = 1
 MANIFEST = "inference.yml"

@@ -14,8 +14,8 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
-from deploy.cli import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
 from utils.errors import InputError, run_main  # noqa: E402
+from utils.flags import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
 
 # The converter that reads a graph format. 2.1.0 reads .pdmodel too, but crashes on vision transformers in it.
 CONVERTERS = {".json": "2.1.0", ".pdmodel": "1.3.1"}
@@ -85,7 +85,7 @@ def convert(model_dir, save_dir, opset=OPSET, converter=sys.executable):
             ONNX form, other bits, or a folder that cannot be written; then nothing is left behind.
     """
     from deploy.inference_python.predictor import check_files, read_manifest
-    from deploy.folder import new_folder, write_manifest
+    from deploy.model_folder import new_folder, write_manifest
     manifest = read_manifest(model_dir)
     check_files(model_dir, manifest)
     if manifest.get("engine", "paddle") != "paddle" or manifest.get("precision"):
@@ -157,7 +157,7 @@ def last_line(text):
 
 def check(model_dir, folder):
     """The converted graph against the exported one, bit for bit away from zero; lines to print."""
-    from deploy.folder import accepted
+    from deploy.model_folder import accepted
 
     def crash(status, said):
         return f"onnxruntime crashed (signal {-status}) on the converted graph" if status < 0 else last_line(said)

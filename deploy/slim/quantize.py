@@ -17,10 +17,10 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
-from deploy.cli import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
 from deploy.compare import data_flags, fraction  # noqa: E402
 from deploy.slim.ptq_worker import OPERATORS  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
+from utils.flags import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
 
 ALGORITHMS = ("hist", "KL", "avg", "mse", "abs_max")
 # oneDNN's names of what each word of --ops stands for, after its own fusions
@@ -98,8 +98,8 @@ def quantize(options):
     """
     import numpy as np
 
-    from deploy.folder import new_folder, write_manifest
     from deploy.inference_python.predictor import check_files, read_manifest
+    from deploy.model_folder import new_folder, write_manifest
     manifest = read_manifest(options.model_dir)
     check_files(options.model_dir, manifest)
     stem = os.path.join(options.model_dir, manifest["image"]["prefix"])
@@ -150,7 +150,7 @@ def fingerprint(manifest, folder):
 
 def check(folder, options):
     """The int8 model against the float one on oneDNN; lines to print."""
-    from deploy.folder import accepted
+    from deploy.model_folder import accepted
     command = ["--mkldnn", "--max-flips", str(options.max_flips)]
     for name in ("dataset", "data_path", "list_dir", "split_seed", "batch_size", "workers", "threads"):
         if getattr(options, name) is not None:

@@ -6,8 +6,11 @@ A protocol is one Spec (base.py) in ``SPECS`` of a module here; a new data set i
 import difflib
 import os
 
-from utils.datasets import cifar10, coco, features, imagenet, mirflickr, nuswide, own, shapes, shards, voc, wiki
 from utils.datasets.base import ArrayImages, FileImages, Protocol, Spec, Split, need_items
+from utils.datasets.matrices import feature_files as features
+from utils.datasets.own import shards
+from utils.datasets.own import splits as own
+from utils.datasets.protocols import cifar10, coco, imagenet, mirflickr, nuswide, shapes, voc, wiki
 from utils.errors import InputError
 
 __all__ = ["ArrayImages", "FileImages", "PROTOCOLS", "Protocol", "Spec", "Split", "find_spec", "load_protocol"]

@@ -3,8 +3,9 @@ import argparse
 import inspect
 import sys
 
-from utils.datasets import PROTOCOLS, check_sizes, download, find_spec, load_spec, write_shards
+from utils.datasets import PROTOCOLS, check_sizes, download, find_spec, load_spec
 from utils.datasets.check import check, report
+from utils.datasets.own import write_shards
 from utils.errors import InputError, run_main
 
 
@@ -54,7 +55,7 @@ def table():
                      f"{spec.licence or 'see there':<{widest}}{spec.obtain}")
     lines.append("or your own pictures: a folder (a sub-folder a class, or flat), a manifest (.csv, .tsv, .jsonl) or "
                  "an image list (.txt); see data/README.md")
-    lines.append("or a file of image and text features: .npz, .mat (utils/datasets/features.py says how)")
+    lines.append("or a file of image and text features: .npz, .mat (utils/datasets/matrices/feature_files.py says how)")
     return lines
 
 

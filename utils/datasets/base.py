@@ -6,8 +6,11 @@ from typing import Any, List, Optional
 
 import numpy as np
 
-from utils import transforms
+from utils import images
 from utils.errors import InputError
+
+# where the lists and the embedded set lie: data/ of the checkout
+DATA = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "data")
 
 
 class FileImages:
@@ -27,17 +30,17 @@ class FileImages:
         return os.path.join(self.root, self.paths[i])
 
     def read(self, i):
-        """uint8 [H, W, 3] RGB. Raises transforms.ImageError."""
-        return transforms.decode(*self.source(i))
+        """uint8 [H, W, 3] RGB. Raises images.ImageError."""
+        return images.decode(*self.source(i))
 
     def source(self, i):
-        """(path, name for messages), for transforms.read."""
+        """(path, name for messages), for images.read."""
         path = self.path(i)
         return path, path if self.places is None else f"{self.places[0]}:{self.places[1][i]}: {path}"
 
     def size(self, i):
-        """(width, height) from the header. Raises transforms.ImageError."""
-        return transforms.image_size(*self.source(i))
+        """(width, height) from the header. Raises images.ImageError."""
+        return images.image_size(*self.source(i))
 
     def stamp(self, i):
         """Text that changes with the file: its size and time. Raises OSError where it is not there."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.datasets import load_spec
 from utils.datasets.base import Split
-from utils.transforms import ImageError
+from utils.images import ImageError
 
 SHOWN = 20  # faults of one sort that are printed in full
 

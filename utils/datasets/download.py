@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 import zipfile
 
-from utils.datasets import cifar10, coco
+from utils.datasets.protocols import cifar10, coco
 from utils.errors import InputError
 from utils.files import atomic_path
 

@@ -11,12 +11,12 @@ import re
 
 import numpy as np
 
-from utils import transforms
 from utils.datasets.base import FileImages, Protocol, Split, need_folder, need_items
 from utils.errors import InputError
+from utils.images import IMAGE_ENDINGS
 
 LIST_NAMES = {"train": ("train.txt",), "query": ("query.txt", "test.txt"), "database": ("database.txt",)}
-_IMAGE_WORD = re.compile("(" + "|".join(map(re.escape, transforms.IMAGE_ENDINGS)) + r")(\s|$)", re.IGNORECASE)
+_IMAGE_WORD = re.compile("(" + "|".join(map(re.escape, IMAGE_ENDINGS)) + r")(\s|$)", re.IGNORECASE)
 
 
 def read_list(path, num_classes=None, on_fault=None):
@@ -160,7 +160,7 @@ def _parse(line, count):
     # the common case without looking at each column: long label rows make up most of a list
     if count:
         head, tail = line[:-2 * count], line[-2 * count:]
-        if tail[::2] == " " * count and not tail[1::2].strip("01") and head.lower().endswith(transforms.IMAGE_ENDINGS):
+        if tail[::2] == " " * count and not tail[1::2].strip("01") and head.lower().endswith(IMAGE_ENDINGS):
             return head, tail[1::2]
     cut = None
     for match in _IMAGE_WORD.finditer(line):

@@ -1,0 +1,4 @@
+"""PaddleClas networks by name, cut before their classifier, and the weight files they start from.
+
+What may enter: what builds a network or fills it. Nothing here knows a hashing method.
+"""

@@ -1,0 +1,76 @@
+"""From a recipe, or a checkpoint, to a method object with its weights."""
+import numpy as np
+
+from models import METHODS
+from models.backbones.build import build_backbone
+from models.method import DataFacts
+from utils.errors import InputError
+from utils.training.checkpoint import load_checkpoint
+
+
+def build_method(recipe, facts):
+    """Build the network and loss that a resolved recipe names.
+
+    Args:
+        recipe: flat dict (utils/config.py).
+        facts: DataFacts of the training data.
+
+    Returns:
+        HashMethod in training mode; parameters follow ``paddle.seed``.
+
+    Raises:
+        InputError: see models.backbones.build.build_backbone and HashMethod.
+    """
+    method_class = METHODS[recipe["method"]]
+    backbone = build_backbone(recipe["backbone"], weights=recipe["backbone_weights"],
+                              pretrained=recipe["pretrained_backbone"], image_size=recipe["crop_size"])
+    settings = {key: recipe[key] for key in method_class.settings if key in recipe}
+    return method_class(backbone, recipe["bit"], facts, recipe["feature_norm"], recipe["freeze_backbone"], **settings)
+
+
+def load_state(method, tensors, where):
+    """Copy arrays (dict name -> ndarray) into a method; every name and shape must match.
+
+    Raises:
+        InputError: names the missing, unexpected and mismatched entries of ``where``.
+    """
+    state = method.state_dict()
+    faults = [f"missing {key}" for key in state if key not in tensors]
+    faults += [f"unexpected {key}" for key in tensors if key not in state]
+    faults += [f"{key} is {list(tensors[key].shape)}, not {list(state[key].shape)}"
+               for key in state if key in tensors and list(tensors[key].shape) != list(state[key].shape)]
+    if faults:
+        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+        raise InputError(f"{where} does not fit the recipe: {'; '.join(faults[:5])}{more}")
+    for key, value in state.items():
+        value.set_value(np.asarray(tensors[key]))
+
+
+def load_weights(method, path):
+    """Copy the weights of a checkpoint into a method; training-only state (a memory bank) stays as it is."""
+    tensors, _ = load_checkpoint(path)
+    weights = {key: value.numpy() for key, value in method.state_dict().items()
+               if key.startswith(method.training_state)}
+    weights.update({key[len("model/"):]: value for key, value in tensors.items()
+                    if key.startswith("model/") and not key[len("model/"):].startswith(method.training_state)})
+    load_state(method, weights, path)
+
+
+def load_method(path):
+    """Rebuild the method of a checkpoint: (HashMethod in evaluation mode, meta dict).
+
+    Raises:
+        InputError: unreadable checkpoint, or one of an unknown method.
+    """
+    _, meta = load_checkpoint(path)
+    recipe = meta["recipe"]
+    if recipe["method"] not in METHODS:
+        own = recipe.get("method_file")
+        raise InputError(f"{path} was made by method {recipe['method']!r}, which is not at hand ({', '.join(METHODS)})"
+                         + (f"; it was defined in {own}: name that file with --method" if own else ""))
+    # the checkpoint holds the backbone's weights: nothing to download or to read
+    method = build_method({**recipe, "backbone_weights": None, "pretrained_backbone": False},
+                          DataFacts(**{key: meta["data"].get(key) for key in ("num_train", "num_classes", "text_dim")}))
+    load_weights(method, path)
+    method.eval()
+    return method, meta

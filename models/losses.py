@@ -1,0 +1,129 @@
+"""Formulas and layers that several papers share. Safe for any finite input."""
+import paddle
+from paddle import nn
+
+from utils.training.distributed import gather
+
+
+def softplus(x):
+    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)): no overflow, and slope 1/2 at x = 0.
+
+    max(x, 0) is written (x + |x|) / 2, whose slope at 0 is the smooth function's 1/2 on every Paddle
+    version (``maximum`` has 0 or 1/2, ``relu`` 0, ``clip`` 1 there).
+
+    Args:
+        x: float tensor of any shape.
+    """
+    size = paddle.abs(x)
+    return 0.5 * (x + size) + paddle.log1p(paddle.exp(-size))
+
+
+def log_cosh(x):
+    """log(cosh(x)) as |x| + log((1 + exp(-2|x|)) / 2): no overflow, exactly 0 at 0.
+
+    Args:
+        x: float tensor of any shape.
+    """
+    size = paddle.abs(x)
+    return size + paddle.log1p(0.5 * paddle.expm1(-2 * size))
+
+
+def sign(x):
+    """+1 where x >= 0, else -1 (zero counts as +1 everywhere in this project); no gradient.
+
+    Args:
+        x: float tensor of any shape.
+    """
+    return paddle.where(x >= 0, paddle.ones_like(x), -paddle.ones_like(x)).detach()
+
+
+def sign_ste(x):
+    """``sign`` with the straight-through estimator: the value is the sign, the gradient that of x.
+
+    Args:
+        x: float tensor of any shape.
+    """
+    return x + (sign(x) - x).detach()
+
+
+def l2_normalize(x, axis=-1, epsilon=1e-12):
+    """Rows divided by max(norm, epsilon).
+
+    A row shorter than epsilon has no direction: it gets no gradient (the plain formula gives 1 / epsilon,
+    which would end the training), so a zero vector has cosine 0 with everything.
+
+    Args:
+        x: float tensor.
+        axis: the axis of the vectors.
+        epsilon: the smallest norm that is divided by.
+    """
+    squared = (x * x).sum(axis=axis, keepdim=True)
+    long = squared > epsilon * epsilon
+    norm = paddle.sqrt(paddle.where(long, squared, paddle.ones_like(squared)))
+    return paddle.where(long.expand_as(x), x / norm, x.detach() / epsilon)
+
+
+def share_a_label(a, b):
+    """S_ij = 1 where rows i and j have a label in common, else 0.
+
+    Args:
+        a: multi-hot labels float32 [N, C].
+        b: multi-hot labels float32 [M, C].
+
+    Returns:
+        float32 [N, M] of 0 and 1, no gradient.
+    """
+    return (paddle.matmul(a, b, transpose_y=True) > 0).astype("float32").detach()
+
+
+def negative_log_likelihood(d, s, linear_above=None):
+    """-log P(s | d) for P(s = 1 | d) = sigmoid(d), i.e. log(1 + exp(d)) - s d, without overflow.
+
+    Args:
+        d: logits float [N, M].
+        s: similarity, 0 or 1, [N, M].
+        linear_above: where d exceeds it, use d (1 - s) instead, which differs by exp(-d) at most (the
+            guard of the HashNet authors; 15 there).
+
+    Returns:
+        [N, M]
+    """
+    loss = softplus(d) - s * d
+    if linear_above is not None:
+        loss = paddle.where(d > linear_above, d * (1 - s), loss)
+    return loss
+
+
+def hash_layer(width, bits):
+    """Linear [width -> bits] with weight N(0, 0.01) and bias 0, as the authors of HashNet and DHN start it."""
+    return nn.Linear(width, bits, weight_attr=nn.initializer.Normal(0.0, 0.01),
+                     bias_attr=nn.initializer.Constant(0.0))
+
+
+class Bank(nn.Layer):
+    """The latest code and the labels of every training image; constants for the loss.
+
+    Buffers: ``codes`` float32 [num_train, bits] and ``labels`` float32 [num_train, num_classes], zero until
+    the image was seen. All ranks hold the same bank: 4 (bits + num_classes) num_train bytes each.
+    """
+
+    def __init__(self, num_train, bits, num_classes):
+        super().__init__()
+        self.register_buffer("codes", paddle.zeros([num_train, bits]))
+        self.register_buffer("labels", paddle.zeros([num_train, num_classes]))
+
+    @paddle.no_grad()
+    def write(self, index, codes, labels):
+        """Store the rows of all ranks. An index that occurs twice keeps its last row (on any device).
+
+        Args:
+            index: int64 [n], position in the training split.
+            codes: [n, bits]; the values are stored, not their graph.
+            labels: [n, num_classes].
+        """
+        index, codes, labels = gather(index), gather(codes.detach()), gather(labels)
+        # every occurrence of an index writes the last one's row: the order of writing does not matter
+        same = (index.unsqueeze(1) == index.unsqueeze(0)).astype("int64")
+        last = (same * paddle.arange(index.shape[0], dtype="int64")).max(axis=1)
+        for bank, rows in ((self.codes, codes), (self.labels, labels)):
+            bank.set_value(paddle.scatter(bank, index, paddle.index_select(rows, last).astype(bank.dtype)))

@@ -1,0 +1,116 @@
+"""COCO 2014 for hashing: lists from the official annotation files (HashNet's protocol).
+
+All images of train2014 and val2014 with at least one object are taken in the order of their names and shuffled by
+``permutation(n, seed, 20)``: the first 5,000 are the queries, the rest is the database in that order. The training
+images are the first 10,000 of ``permutation(n - queries, seed, 21)`` over the database. A label is 1 where the image
+has an object of the category; categories are ordered by their id. The lists of the papers were drawn unseeded: this
+is another draw of the same protocol.
+"""
+import json
+import os
+
+import numpy as np
+
+from utils.datasets.base import DATA, Spec, need_folder
+from utils.datasets.protocols import list_maker as made
+from utils.datasets.seeded import permutation
+from utils.errors import InputError
+
+DEFAULT_LISTS = os.path.join(DATA, "coco")
+FILES = ("instances_train2014.json", "instances_val2014.json")
+IMAGES, QUERY, TRAIN, CATEGORIES, TOPK = 122218, 5000, 10000, 80, 5000
+_SOURCE = ("annotations CC BY 4.0, images by Flickr's terms; https://cocodataset.org/#download (2014 train, val and "
+           "their annotations)")
+
+
+def read_annotations(path, folder):
+    """One official file -> (paths ``folder/file_name``, category ids of each image as sets, dict id -> category name).
+
+    Raises:
+        InputError: unreadable, no JSON, or not the layout of COCO's instances files.
+    """
+    try:
+        # outlines are most of the file and not needed: each of their numbers becomes the one object False or True
+        with open(path, "rb") as file:
+            content = json.load(file, parse_float=bool)
+        names = {row["id"]: row["file_name"] for row in content["images"]}
+        found = {image: set() for image in names}
+        for row in content["annotations"]:
+            found[row["image_id"]].add(row["category_id"])
+        categories = {row["id"]: row["name"] for row in content["categories"]}
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}); download the annotations again") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} has not the layout of COCO's instances files ({error} is missing)") from error
+    order = sorted(names, key=lambda image: names[image])
+    return [f"{folder}/{names[image]}" for image in order], [found[image] for image in order], categories
+
+
+def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=False):
+    """Write train.txt, query.txt, database.txt, classes.txt and lists.json (seed, counts, SHA-256) to ``list_dir``.
+
+    Args:
+        root: folder with annotations/instances_train2014.json and instances_val2014.json (or these files directly).
+        list_dir: data/coco by default.
+        any_count: accept annotations other than the official ones (another number of images or categories).
+
+    Returns:
+        the record that lists.json holds.
+
+    Raises:
+        InputError: missing or foreign annotation files, counts that differ, too few images, an unwritable folder.
+    """
+    list_dir = os.fspath(list_dir or DEFAULT_LISTS)
+    paths, objects, categories = [], [], {}
+    for name in FILES:
+        some = read_annotations(_annotation(root, name), name[len("instances_"):-len(".json")])
+        paths += some[0]
+        objects += some[1]
+        categories.update(some[2])
+    column = {category: i for i, category in enumerate(sorted(categories))}
+    labelled = [i for i, found in enumerate(objects) if found]
+    labels = np.zeros((len(labelled), len(column)), np.uint8)
+    for row, i in enumerate(labelled):
+        unknown = objects[i] - set(column)
+        if unknown:
+            raise InputError(f"{paths[i]} has an object of the unknown category {min(unknown)}")
+        labels[row, [column[category] for category in objects[i]]] = 1
+    if (len(labelled), len(column)) != (IMAGES, CATEGORIES) and not any_count:
+        raise InputError(f"{len(labelled)} images with an object and {len(column)} categories, but COCO 2014 has "
+                         f"{IMAGES} and {CATEGORIES}; are the files complete? (--any-count accepts them)")
+    if query + train > len(labelled):
+        raise InputError(f"{query} queries and {train} training images are more than the {len(labelled)} images")
+    order = permutation(len(labelled), seed, 20)
+    database = order[query:]
+    rows = {"train": database[permutation(len(database), seed, 21)[:train]], "query": order[:query],
+            "database": database}
+    texts = made.list_texts([paths[i] for i in labelled], labels, rows, [categories[category] for category in column])
+    return made.write(list_dir, "coco", seed, texts, pictures_with_a_label=len(labelled))
+
+
+def _annotation(root, name):
+    root = need_folder(root, "annotations/instances_train2014.json and annotations/instances_val2014.json")
+    for path in (os.path.join(root, "annotations", name), os.path.join(root, name)):
+        if os.path.isfile(path):
+            return path
+    raise InputError(f"{os.path.join(root, 'annotations', name)} is missing; unpack annotations_trainval2014.zip from "
+                     f"https://cocodataset.org/#download in {root}, or have it done: python -m utils.datasets download "
+                     f"coco --root {root}")
+
+
+def make(root, seed, list_dir, sizes, any_count=False):
+    """``make_lists`` with a printed record."""
+    record = make_lists(root, list_dir, seed, sizes.get("num_query", QUERY), sizes.get("num_train", TRAIN), any_count)
+    made.show(list_dir or DEFAULT_LISTS, record)
+
+
+def load(root, seed, list_dir, sizes, on_fault):
+    """Protocol from lists that ``make`` has written, or public ones by ``list_dir``."""
+    root = need_folder(root, "train2014/ and val2014/ of COCO 2014")
+    return made.load("coco", root, list_dir or DEFAULT_LISTS, seed, sizes, TOPK, on_fault)
+
+
+SPECS = (Spec(name="coco", load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY), topk=TOPK, classes=CATEGORIES,
+              sizes=("num_query", "num_train"), source=_SOURCE),)

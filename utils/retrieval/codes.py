@@ -1,0 +1,180 @@
+"""Code files: packed codes with ids, labels and the fingerprint of the model that made them; and a health check.
+
+One file format feeds metrics, search and every index. It is an uncompressed .npz without pickled objects:
+``codes`` uint8 [N, nb]; ``label_bits`` uint8, the 0/1 label rows through ``numpy.packbits`` (only where there are
+labels); ``ids`` and ``header``, UTF-8 JSON as uint8 bytes. JSON escapes keep any id intact: newlines, NUL, names of
+files that are no valid Unicode.
+"""
+import dataclasses
+import json
+import os
+from typing import List, Optional
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.files import atomic_path
+from utils.retrieval.hamming import check_codes, to_words, unpack
+
+_FORMAT = "PaddleDeepHash codes"
+_VERSION = 1
+_ROWS = 8192  # rows unpacked at once: bounds the memory of code_health
+
+
+@dataclasses.dataclass(eq=False)
+class CodeFile:
+    """Codes of a split.
+
+    Attributes:
+        codes: uint8 [N, ceil(bits / 8)], numpy.packbits order, zero padded.
+        bits: code length.
+        ids: N strings, by which items are shown to the user (usually relative paths).
+        labels: uint8 [N, C] of 0 and 1, or None.
+        fingerprint: of the model that made the codes.
+        meta: plain values for people and tools (protocol, classes, versions, ...).
+    """
+
+    codes: np.ndarray
+    bits: int
+    ids: List[str]
+    labels: Optional[np.ndarray] = None
+    fingerprint: str = ""
+    meta: dict = dataclasses.field(default_factory=dict)
+
+    def __len__(self):
+        return len(self.codes)
+
+    def check(self):
+        """Raise InputError where the parts do not fit together."""
+        check_codes(self.codes, self.bits)
+        if len(self.ids) != len(self.codes):
+            raise InputError(f"{len(self.codes)} codes but {len(self.ids)} ids")
+        if not all(isinstance(i, str) for i in self.ids):
+            raise InputError("ids of a code file must be strings")
+        labels = self.labels
+        if labels is None:
+            return
+        if not isinstance(labels, np.ndarray) or labels.dtype != np.uint8 or labels.ndim != 2 or not labels.shape[1]:
+            raise InputError("labels of a code file must be uint8 [items, classes]")
+        if len(labels) != len(self.codes):
+            raise InputError(f"{len(self.codes)} codes but {len(labels)} rows of labels")
+        if labels.size and labels.max() > 1:
+            raise InputError(f"labels of a code file must be 0 or 1, found {labels.max()}")
+
+    def save(self, path):
+        """Write the file atomically.
+
+        Raises:
+            InputError: parts that do not fit, meta that is not plain JSON, or a path that cannot be written.
+        """
+        self.check()
+        header = {"format": _FORMAT, "version": _VERSION, "bits": int(self.bits), "items": len(self.codes),
+                  "classes": None if self.labels is None else self.labels.shape[1],
+                  "fingerprint": self.fingerprint, "meta": self.meta}
+        try:
+            arrays = {"header": _to_bytes(header), "ids": _to_bytes(list(self.ids)), "codes": self.codes}
+        except (TypeError, ValueError) as error:
+            raise InputError(f"meta of a code file must be plain JSON values: {error}") from error
+        if self.labels is not None:
+            arrays["label_bits"] = np.packbits(self.labels, axis=1)
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+
+    @classmethod
+    def load(cls, path, fingerprint=None):
+        """Read a code file.
+
+        Args:
+            path: file written by ``save``.
+            fingerprint: of the model that will search it; None accepts any.
+
+        Raises:
+            InputError: missing, truncated or damaged, no code file, a newer format, or made by another model.
+        """
+        path = os.fspath(path)
+        if not os.path.isfile(path):
+            raise InputError(f"no code file at {path}; encode the database first")
+        try:
+            # zipfile checks the CRC of every member that is read to its end
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            header, ids, codes = _from_bytes(arrays["header"]), _from_bytes(arrays["ids"]), arrays["codes"]
+            version, bits, count, classes, found, meta = (
+                header[key] for key in ("version", "bits", "items", "classes", "fingerprint", "meta"))
+            if header["format"] != _FORMAT or not isinstance(bits, int) or not isinstance(ids, list):
+                raise ValueError("other contents")
+            labels = None
+            if classes is not None:
+                labels = np.unpackbits(arrays["label_bits"], axis=1, count=classes)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        except Exception as error:  # a damaged archive can raise nearly anything in zipfile, numpy and json
+            raise InputError(f"{path} is damaged or no code file: delete it and encode the database again") from error
+        if version != _VERSION:
+            raise InputError(f"{path} has code file format {version}, this program reads {_VERSION}: encode the "
+                             "database again")
+        if fingerprint is not None and found != fingerprint:
+            raise InputError(f"{path} was made by another model (fingerprint {found or 'unknown'}, the model at hand "
+                             f"has {fingerprint}): encode the database again, or choose the other model")
+        loaded = cls(codes, bits, ids, labels, found, meta)
+        try:
+            loaded.check()
+            if len(codes) != count:
+                raise InputError(f"{len(codes)} codes where {count} are announced")
+        except InputError as error:
+            raise InputError(f"{path} is damaged: {error}") from error
+        return loaded
+
+
+def _to_bytes(value):
+    return np.frombuffer(json.dumps(value, allow_nan=False).encode("ascii"), np.uint8)
+
+
+def _from_bytes(array):
+    return json.loads(array.tobytes().decode("ascii"))
+
+
+def code_health(packed, bits):
+    """Figures that show collapsed or wasted codes.
+
+    Args:
+        packed: uint8 [N, ceil(bits / 8)].
+        bits: code length.
+
+    Returns:
+        dict: ``bit_balance``, mean over bits of 1 - |p(1) - p(0)|: 1 when every bit is on for half of the items, 0
+        when every bit is constant; ``mean_abs_correlation``, mean |Pearson correlation| over pairs of different bits
+        that vary (0 where there are none); ``distinct_codes``; ``constant_bits``; ``items``.
+
+    Raises:
+        InputError: no codes, or codes of another length.
+    """
+    check_codes(packed, bits)
+    items = len(packed)
+    if not items:
+        raise InputError("no codes to look at")
+    total, product = np.zeros(bits), np.zeros((bits, bits))
+    for start in range(0, items, _ROWS):
+        signs = unpack(packed[start:start + _ROWS], bits).astype(np.float32)
+        total += signs.sum(0)
+        product += signs.T @ signs  # whole numbers below 2 ** 24: exact
+    mean = total / items
+    varying = np.abs(total) < items
+    covariance = product / items - np.outer(mean, mean)
+    scale = np.sqrt(np.where(varying, 1 - mean ** 2, 1))
+    correlation = np.abs(covariance / np.outer(scale, scale))[np.ix_(varying, varying)]
+    pairs = varying.sum() * (varying.sum() - 1)
+    off_diagonal = correlation.sum() - np.trace(correlation)
+    words = to_words(packed)
+    words = words[:, np.lexsort(words)]
+    return {"bit_balance": float((1 - np.abs(mean)).mean()),
+            "mean_abs_correlation": float(off_diagonal / pairs) if pairs else 0.0,
+            "distinct_codes": int(1 + (words[:, 1:] != words[:, :-1]).any(0).sum()),
+            "constant_bits": int(bits - varying.sum()), "items": items}
+
+
+def format_health(health):
+    """The result of ``code_health`` as one line of text."""
+    return (f"code health: bit balance {health['bit_balance']:.3f}, mean |bit correlation| "
+            f"{health['mean_abs_correlation']:.3f}, {health['distinct_codes']} distinct codes of {health['items']}, "
+            f"{health['constant_bits']} constant bits")
