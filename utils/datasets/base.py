@@ -143,6 +143,7 @@ class Protocol:
     classes: List[str]
     topk: int = 0
     seed: int = 0
+    vocabulary: Optional[List[str]] = None
     notes: List[str] = dataclasses.field(default_factory=list)
 
     @property
