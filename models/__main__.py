@@ -1,17 +1,18 @@
 """``python -m models``: the methods, their kinds, code lengths and recipes."""
-import pathlib
+import os
 
 from models import METHODS
+from utils.config import recipe_files
 from utils.errors import run_main
+
+CONFIGS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs")
 
 
 def main(argv):
-    recipes = pathlib.Path(__file__).resolve().parent.parent / "configs"
-    print(f"{'method':<9}{'kind':<14}{'modalities':<13}{'bits':<20}recipes (configs/<method>/)")
+    print(f"{'method':<12}{'kind':<14}{'modalities':<13}{'bits':<20}recipes (configs/<method>/)")
     for name, method in METHODS.items():
-        found = sorted(path.stem for path in (recipes / name).glob("*.yaml"))
-        print(f"{name:<9}{method.kind:<14}{'+'.join(method.modalities):<13}"
-              f"{' '.join(map(str, method.bit_lengths)):<20}{' '.join(found)}")
+        print(f"{name:<12}{method.kind:<14}{'+'.join(method.modalities):<13}"
+              f"{' '.join(map(str, method.bit_lengths)):<20}{' '.join(sorted(recipe_files(os.path.join(CONFIGS, name))))}")
 
 
 if __name__ == "__main__":

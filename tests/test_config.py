@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from models import METHODS
-from utils.config import ALIASES, RECIPE, RUN, parse, write_recipe
+from utils.config import ALIASES, RECIPE, RUN, parse, recipe_files, write_recipe
+from utils.datasets import PROTOCOLS
 from utils.errors import InputError
 
 HYPER = {name: method.settings for name, method in METHODS.items()}
@@ -136,7 +137,46 @@ def test_every_flag_is_a_name_once():
 def test_every_recipe_loads(path):
     with open(path) as file:
         settings = yaml.safe_load(file)
-    recipe, _, _ = resolve("--config", path)
-    assert recipe["method"] == path.split(os.sep)[1] == settings["method"]
-    for key, value in settings.items():
-        assert key == "by_bit" or recipe[key] == (float(value) if isinstance(recipe[key], float) else value)
+    for dataset in settings.pop("datasets", [None]):
+        recipe, _, _ = resolve("--config", path, *(["--dataset", dataset] if dataset else []))
+        assert recipe["method"] == path.split(os.sep)[1] == settings["method"]
+        assert dataset in (None, recipe["dataset"])
+        for key, value in settings.items():
+            assert key == "by_bit" or recipe[key] == (float(value) if isinstance(recipe[key], float) else value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recipes_of_a_folder_name_protocols_and_every_set_finds_its_own(method):
+    folder = os.path.join("configs", method)
+    for name, path in recipe_files(folder).items():
+        if name in PROTOCOLS:
+            recipe, _, source = resolve("--method", method, "--dataset", name)
+            assert (recipe["dataset"], source) == (name, path)
+        with open(path) as file:
+            settings = yaml.safe_load(file)
+        assert set(settings.get("datasets", [settings.get("dataset", "shapes")])) <= set(PROTOCOLS)
+
+
+def test_one_recipe_for_several_sets(tmp_path):
+    folder = tmp_path / "dhn"
+    folder.mkdir()
+    (folder / "own.yaml").write_text("datasets: [coco, voc2012]\nmethod: dhn\nepoch: 7\n")
+    (folder / "wiki.yaml").write_text("method: dhn\nepoch: 8\n")
+
+    def epochs(dataset, *more):
+        recipe, _, _ = parse(["--method", "dhn", "--dataset", dataset, *more], HYPER, str(tmp_path))
+        assert recipe["dataset"] == dataset
+        return recipe["epoch"]
+
+    assert [epochs("coco"), epochs("voc2012"), epochs("wiki"), epochs("imagenet")] == [7, 7, 8, RECIPE["epoch"].default]
+    assert epochs("wiki", "--config", str(folder / "own.yaml")) == 7
+    with pytest.raises(InputError, match="--dataset one of coco, voc2012"):
+        parse(["--config", str(folder / "own.yaml")], HYPER, str(tmp_path))
+    for served in ("[coco]", "[wiki]"):
+        (folder / "two.yaml").write_text(f"datasets: {served}\n")
+        with pytest.raises(InputError, match=f"(own|wiki).yaml and .*two.yaml are both for dataset {served[1:-1]}"):
+            parse(["--method", "dhn", "--dataset", "voc2012"], HYPER, str(tmp_path))
+    for wrong in ("datasets: coco\n", "datasets: []\n", "datasets: [1]\n", "datasets: [coco]\ndataset: coco\n"):
+        (folder / "two.yaml").write_text(wrong)
+        with pytest.raises(InputError, match="two.yaml: datasets"):
+            parse(["--method", "dhn", "--dataset", "voc2012"], HYPER, str(tmp_path))

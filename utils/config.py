@@ -1,5 +1,6 @@
 """Recipes: one flat table of settings, read from defaults < method < YAML < flags; unknown names are errors."""
 import argparse
+import glob
 import os
 import re
 
@@ -72,8 +73,8 @@ RECIPE = {
 
 # How to run; does not change the result.
 RUN = {
-    "config": Setting(None, "recipe file; default configs/<method>/<dataset>.yaml. --resume and --eval take the "
-                          "checkpoint's recipe instead"),
+    "config": Setting(None, "recipe file; default that for the data set in configs/<method>. --resume and --eval take "
+                      "the checkpoint's recipe instead"),
     "eval": Setting(False, "evaluate --pretrained and stop"),
     "pretrained": Setting(None, "checkpoint of a whole model: to evaluate, or to start training from"),
     "resume": Setting(None, "checkpoint to continue exactly"),
@@ -152,7 +153,8 @@ def _parse_flags(argv, table):
     return given
 
 
-def _read_yaml(path, table, bit):
+def _load_yaml(path):
+    """The lines of a recipe file as a dict, not looked at further than ``datasets``."""
     try:
         with open(path, encoding="utf-8") as file:
             settings = yaml.safe_load(file) or {}
@@ -162,6 +164,20 @@ def _read_yaml(path, table, bit):
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected `key: value` lines")
+    served = settings.get("datasets", ["any"])
+    if not isinstance(served, list) or not served or not all(isinstance(name, str) for name in served) \
+            or "datasets" in settings and "dataset" in settings:
+        raise InputError(f"{path}: datasets: expected [name, name, ...] in place of `dataset: name`")
+    return settings
+
+
+def _read_yaml(path, table, given):
+    """Recipe file -> dict of raw settings; ``by_bit`` and ``datasets`` resolved with what the flags have given."""
+    settings = _load_yaml(path)
+    served = settings.pop("datasets", None)
+    if served and "dataset" not in given:
+        raise InputError(f"{path} serves several data sets; choose with --dataset one of {', '.join(served)}")
+    bit = given.get("bit")
     by_bit = settings.pop("by_bit", None) or {}
     if not isinstance(by_bit, dict) or not all(isinstance(more, dict) for more in by_bit.values()):
         raise InputError(f"{path}: by_bit: expected `length: {{key: value}}` lines")
@@ -172,13 +188,36 @@ def _read_yaml(path, table, bit):
     return settings
 
 
+def recipe_files(folder):
+    """The recipes in a method's folder.
+
+    Returns:
+        dict name -> path: a file's name without its ending, and every data set of a line ``datasets: [a, b]``.
+
+    Raises:
+        InputError: a file that cannot be read; two files for one data set.
+    """
+    paths = sorted(glob.glob(os.path.join(glob.escape(folder), "*.yaml")))
+    found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+    for path in paths:
+        for dataset in _load_yaml(path).get("datasets", ()):
+            if dataset in found:
+                raise InputError(f"{found[dataset]} and {path} are both for dataset {dataset}; keep one of them")
+            found[dataset] = path
+    return found
+
+
 def _recipe_file(given, recipe_dir):
     """The recipe of the method for the data set, or its default recipe, or None."""
     dataset = given.get("dataset", RECIPE["dataset"].default)
-    # a data set that is a folder or a file has no recipe of its own
-    stems = ["default"] if os.path.basename(dataset) != dataset else [dataset, "default"]
-    found = [os.path.join(recipe_dir, given.get("method", RECIPE["method"].default), f"{stem}.yaml") for stem in stems]
-    return next((path for path in found if os.path.isfile(path)), None)
+    folder = os.path.join(recipe_dir, given.get("method", RECIPE["method"].default))
+    own = os.path.join(folder, f"{dataset}.yaml")
+    if os.path.basename(dataset) != dataset:  # a folder or a file has no recipe of its own
+        return recipe_files(folder).get("default")
+    if os.path.isfile(own):
+        return own
+    recipes = recipe_files(folder)
+    return recipes.get(dataset, recipes.get("default"))
 
 
 def _of_checkpoint(settings, checkpoint, given, evaluate):
@@ -208,7 +247,7 @@ def parse(argv, methods, recipe_dir="configs", base=None):
     Args:
         argv: command-line arguments.
         methods: dict method name -> its ``settings`` (name -> Setting).
-        recipe_dir: where ``<method>/<dataset>.yaml`` lies.
+        recipe_dir: where the methods' folders with their recipes lie (``recipe_files``).
         base: callable (path of a checkpoint) -> its recipe; used by --eval and --resume, where the
             model's settings come from the checkpoint.
 
@@ -234,7 +273,7 @@ def parse(argv, methods, recipe_dir="configs", base=None):
         settings, source = _of_checkpoint(base(checkpoint), checkpoint, given, run["eval"]), checkpoint
     else:
         source = run["config"] or _recipe_file(given, recipe_dir)
-        settings = _read_yaml(source, {**RECIPE, **hyper}, given.get("bit")) if source else {}
+        settings = _read_yaml(source, {**RECIPE, **hyper}, given) if source else {}
         settings = {key: _convert(key, value, table[key], source) for key, value in settings.items()}
 
     recipe = {key: setting.default for key, setting in RECIPE.items()}
