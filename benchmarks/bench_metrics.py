@@ -119,7 +119,7 @@ def main(arguments):
     print(f"peak RSS {figures['peak_rss_mib']:.0f} MiB, the loop and all data included", flush=True)
 
     codes = np.random.default_rng(1).integers(0, 256, (options.search, (options.bits + 7) // 8), np.uint8)
-    words = hamming.to_words(codes)
+    words = hamming.prepare(codes)
     for k in (10, 1000):
         hamming.topk(codes[:1], words, k)
 

@@ -68,10 +68,41 @@ def test_topk_over_several_tiles_and_prepared_words():
     a, b = hamming.pack(query), hamming.pack(database)
     expected = naive_distances(query, database)
     order = np.argsort(expected, axis=1, kind="stable")
-    for target in (b, hamming.to_words(b)):
+    for target in (b, hamming.prepare(b)):
         np.testing.assert_array_equal(hamming.distances(a, target), expected)
         for k in (1, 100, 2000, 0):
             np.testing.assert_array_equal(hamming.topk(a, target, k)[1], order[:, :k or None])
+
+
+@quick
+@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 300), st.integers(1, 20), st.integers(0, 70),
+       st.sampled_from([0, 0.1, 0.5, 1]), st.booleans())
+def test_a_filter_is_a_search_of_the_allowed_items(seed, q, n, bits, k, share, as_positions):
+    query, database = signs(seed, q, bits), signs(seed + 1, n, bits)
+    rng = np.random.default_rng(seed)
+    mask = rng.random(n) < share
+    allowed = rng.permutation(np.flatnonzero(mask)) if as_positions else mask
+    distance, position = hamming.topk(hamming.pack(query), hamming.pack(database), k, allowed)
+    expected = naive_distances(query, database)[:, mask]
+    order = np.argsort(expected, axis=1, kind="stable")[:, :k or n]
+    np.testing.assert_array_equal(position, np.flatnonzero(mask)[order])
+    np.testing.assert_array_equal(distance, np.take_along_axis(expected, order, 1))
+
+
+@quick
+@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 300), st.integers(1, 20), st.integers(0, 25),
+       st.sampled_from([None, 0, 0.3, 1]))
+def test_within_finds_every_item_of_the_ball(seed, q, n, bits, radius, share):
+    query, database = signs(seed, q, bits), signs(seed + 1, n, bits)
+    mask = None if share is None else np.random.default_rng(seed).random(n) < share
+    start, distance, position = hamming.within(hamming.pack(query), hamming.pack(database), radius, mask)
+    assert start.dtype == position.dtype == np.int64 and distance.dtype == np.int32 and len(start) == q + 1
+    for i, row in enumerate(naive_distances(query, database)):
+        order = np.argsort(row, kind="stable")
+        order = [j for j in order if row[j] <= radius and (mask is None or mask[j])]
+        np.testing.assert_array_equal(position[start[i]:start[i + 1]], order)
+        np.testing.assert_array_equal(distance[start[i]:start[i + 1]], row[order])
+    assert start[-1] == len(position)
 
 
 @quick
@@ -128,12 +159,19 @@ ok = np.zeros((3, 4), np.uint8)
     (lambda: hamming.unpack(ok.astype(float), 32), "uint8"),
     (lambda: hamming.unpack(np.full((2, 2), 255, np.uint8), 12), "bits set behind"),
     (lambda: hamming.distances(ok, ok[:, :2]), "4 bytes, database codes 2"),
-    (lambda: hamming.distances(np.zeros((3, 9), np.uint8), hamming.to_words(ok)), "1 words"),
+    (lambda: hamming.distances(np.zeros((3, 9), np.uint8), hamming.prepare(ok)), "1 words"),
     (lambda: hamming.distances(ok[:0], ok), "nothing to compare"),
     (lambda: hamming.topk(ok, ok[:0], 3), "nothing to compare"),
     (lambda: hamming.topk(ok, ok, -1), "k must be"),
     (lambda: hamming.topk(ok, ok, 2.5), "k must be"),
     (lambda: hamming.topk(ok.tolist(), ok, 1), "list"),
+    (lambda: hamming.topk(ok, ok, 1, np.ones(4, bool)), "4 entries, the database 3"),
+    (lambda: hamming.topk(ok, ok, 1, [0, 3]), "found 0 to 3"),
+    (lambda: hamming.topk(ok, ok, 1, [-1]), "found -1 to -1"),
+    (lambda: hamming.topk(ok, ok, 1, [0.5]), "float64"),
+    (lambda: hamming.within(ok, ok, -1), "radius"),
+    (lambda: hamming.within(ok, ok, 1.5), "radius"),
+    (lambda: hamming.within(ok, ok, True), "radius"),
     (lambda: hamming.topk(np.zeros((1, 129), np.uint8), np.zeros((1, 129), np.uint8), 1), "1024"),
 ])
 def test_bad_input_is_one_clear_line(call, words):

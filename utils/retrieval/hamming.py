@@ -65,10 +65,11 @@ def check_codes(packed, bits=None, name="codes"):
         raise InputError(f"{name} have bits set behind bit {bits}: they were made with another code length")
 
 
-def to_words(packed):
-    """Packed rows uint8 [N, nb] -> uint64 [ceil(nb / 8), N], zero padded. For 8-byte rows this is a view.
+def prepare(packed):
+    """Packed rows uint8 [N, nb] as the words that the kernels read: uint64 [ceil(nb / 8), N], zero padded.
 
-    ``distances`` and ``topk`` take a database in this form too: an index prepares it once.
+    ``distances``, ``topk`` and ``within`` take a database in this form too: an index prepares it once. For 8-byte rows
+    this is a view.
     """
     n, nb = packed.shape
     if nb % 8:
@@ -189,10 +190,10 @@ def _both_words(query, database):
         if query.shape[1] != database.shape[1]:
             raise InputError(f"query codes have {query.shape[1]} bytes, database codes {database.shape[1]}: "
                              "they come from different code lengths")
-        words = to_words(database)
+        words = prepare(database)
     if not query.shape[0] or not words.shape[1]:
         raise InputError(f"nothing to compare: {query.shape[0]} query and {words.shape[1]} database codes")
-    return to_words(query), words
+    return prepare(query), words
 
 
 def distances(query, database):
@@ -200,7 +201,7 @@ def distances(query, database):
 
     Args:
         query: packed codes uint8 [Q, nb].
-        database: packed codes uint8 [N, nb], or their ``to_words``.
+        database: packed codes uint8 [N, nb], or their ``prepare``.
 
     Returns:
         uint16 [Q, N].
@@ -214,26 +215,69 @@ def distances(query, database):
     return out
 
 
-def topk(query, database, k):
+def topk(query, database, k, allowed=None):
     """The ``k`` nearest items of each query: distance ascending, ties by database position.
 
     The order is that of a stable sort of the distances (a counting sort that keeps database order).
 
     Args:
         query: packed codes uint8 [Q, nb].
-        database: packed codes uint8 [N, nb], or their ``to_words`` (an index prepares them once).
-        k: number of items; 0 or more than N means all N.
+        database: packed codes uint8 [N, nb], or what ``prepare`` made of them (an index prepares them once).
+        k: number of items; 0 or more than there are means all.
+        allowed: which items may be found: bool [N], or int positions in any order. All by default.
 
     Returns:
-        (distance int32 [Q, k], position int64 [Q, k]) with k <= N columns.
+        (distance int32 [Q, k], position int64 [Q, k]) with at most as many columns as items are allowed.
 
     Raises:
-        InputError: other types, different widths, nothing to compare, k < 0.
+        InputError: other types, different widths, nothing to compare, k < 0, a mask of another length, positions
+            outside the database.
     """
     if not isinstance(k, (int, np.integer)) or k < 0:
         raise InputError(f"k must be a whole number from 0 (all) on, got {k!r}")
     query, database = _both_words(query, database)
+    positions = _positions(allowed, database.shape[1])
+    if positions is not None:
+        database = np.ascontiguousarray(database[:, positions])
     shape = (query.shape[1], min(int(k) or database.shape[1], database.shape[1]))
     distance, position = np.empty(shape, np.int32), np.empty(shape, np.int64)
-    in_blocks(lambda first, last: call(_topk, query, database, first, last, shape[1], distance, position), shape[0])
-    return distance, position
+    if shape[1]:
+        in_blocks(lambda first, last: call(_topk, query, database, first, last, shape[1], distance, position), shape[0])
+    return distance, position if positions is None else positions[position]
+
+
+def within(query, database, radius, allowed=None):
+    """All items within a Hamming radius of each query: distance ascending, ties by database position.
+
+    Args:
+        query, database, allowed: as for ``topk``.
+        radius: largest distance, inclusive.
+
+    Returns:
+        (start int64 [Q + 1], distance int32 [M], position int64 [M]): the items of query ``q`` are
+        ``start[q]:start[q + 1]``.
+
+    Raises:
+        InputError: as ``topk``, or radius < 0.
+    """
+    if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
+        raise InputError(f"the radius must be a whole number from 0 on, got {radius!r}")
+    distance, position = topk(query, database, 0, allowed)
+    near = distance <= radius
+    return np.concatenate([[0], near.sum(1).cumsum()]), distance[near], position[near]
+
+
+def _positions(allowed, items):
+    """Ascending positions of the items that ``allowed`` names; None for all."""
+    if allowed is None:
+        return None
+    allowed = np.asarray(allowed)
+    if allowed.ndim != 1 or allowed.dtype.kind not in "biu" and allowed.size:
+        raise InputError(f"allowed items must be a mask or whole positions, got {allowed.dtype} {list(allowed.shape)}")
+    if allowed.dtype.kind == "b":
+        if len(allowed) != items:
+            raise InputError(f"the mask of allowed items has {len(allowed)} entries, the database {items}")
+        return np.flatnonzero(allowed)
+    if allowed.size and (allowed.min() < 0 or allowed.max() >= items):
+        raise InputError(f"allowed positions must lie from 0 to {items - 1}, found {allowed.min()} to {allowed.max()}")
+    return np.unique(allowed).astype(np.int64)

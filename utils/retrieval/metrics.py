@@ -20,7 +20,7 @@ The counting passes are numba kernels. numba's cache on disk watches this file o
 import numpy as np
 
 from utils.errors import InputError
-from utils.retrieval.hamming import TILE, call, check_codes, in_blocks, kernel, popcount, to_words
+from utils.retrieval.hamming import TILE, call, check_codes, in_blocks, kernel, popcount, prepare
 
 AP = ("hits", "min", "first_hits")
 NO_HIT = ("zero", "skip")
@@ -156,7 +156,7 @@ def _check(query, database, query_labels, database_labels, bits):
         check_codes(codes, bits, f"{name} codes")
         if not len(codes):
             raise InputError(f"the {name} is empty: nothing to evaluate")
-    words = [to_words(query), to_words(database)]
+    words = [prepare(query), prepare(database)]
     for name, labels, codes in ("query", query_labels, query), ("database", database_labels, database):
         if labels is None:
             raise InputError(f"the {name} has no labels: relevance, and so mAP, is not defined without them")
@@ -168,7 +168,7 @@ def _check(query, database, query_labels, database_labels, bits):
             raise InputError(f"the {name} has {len(codes)} codes but {len(labels)} rows of labels")
         if labels.dtype.kind != "b" and (labels.min() < 0 or labels.max() > 1):
             raise InputError(f"{name} labels must be 0 or 1, found {labels.min()} to {labels.max()}")
-        words.append(to_words(np.packbits(labels, axis=1)))
+        words.append(prepare(np.packbits(labels, axis=1)))
     if np.shape(query_labels)[1] != np.shape(database_labels)[1]:
         raise InputError(f"query labels have {np.shape(query_labels)[1]} classes, database labels "
                          f"{np.shape(database_labels)[1]}")
