@@ -1,12 +1,17 @@
 """Code files survive what users and disks do to them; the health figures mean what they say."""
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from utils.errors import InputError
+from utils.files import write_npz
 from utils.retrieval.codes import CodeFile, code_health, format_health
 from utils.retrieval.hamming import pack
 
@@ -141,6 +146,57 @@ def test_unwritable_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         make().save(tmp_path / "file" / "c.npz")
+
+
+FULL = """
+import resource, sys
+import numpy as np
+from utils.errors import InputError, run_main
+from utils.retrieval.codes import CodeFile
+def main(argv):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(argv[0]), int(argv[0])))
+    CodeFile(np.zeros((9000, 8), np.uint8), 64, [str(i) for i in range(9000)], np.ones((9000, 3), np.uint8)).save(argv[1])
+run_main(main)
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 100, 2000, 60_000, 130_000])  # at the start, in each member, in the last one
+def test_a_full_disk_is_one_line(tmp_path, limit):
+    make().save(tmp_path / "old.npz")
+    before = (tmp_path / "old.npz").read_bytes()
+    done = subprocess.run([sys.executable, "-c", FULL, str(limit), str(tmp_path / "old.npz")], cwd=ROOT,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "cannot write" in done.stderr and "free some space" in done.stderr
+    assert (tmp_path / "old.npz").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_an_archive_on_a_full_device_complains_once(capfd):
+    code = "from utils.files import write_members; import numpy; write_members(open('/dev/full', 'wb', {}), " \
+           "{{'a': numpy.zeros({}), 'b': numpy.zeros(3)}})"
+    for buffering in (0, -1):
+        for size in (3, 10 ** 6):
+            done = subprocess.run([sys.executable, "-c", code.format(buffering, size)], cwd=ROOT, capture_output=True,
+                                  text=True)
+            assert done.returncode == 1 and "__del__" not in done.stderr and "No space left" in done.stderr
+
+
+def test_devices_and_folders_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with pytest.raises(InputError, match="cannot write .*choose another name"):
+            make().save(tmp_path / name)
+    assert sorted(os.listdir(tmp_path)) == ["folder", "pipe"] and (tmp_path / "pipe").is_fifo()
+
+
+def test_the_bytes_are_those_of_numpy(tmp_path):
+    arrays = {"a": np.arange(7), "b": np.zeros((0, 3), np.uint8), "c": np.array("x"),
+              "d": np.asfortranarray(np.arange(6.0).reshape(2, 3))}
+    write_npz(tmp_path / "own.npz", arrays)
+    np.savez(tmp_path / "numpy.npz", **arrays)
+    assert (tmp_path / "own.npz").read_bytes() == (tmp_path / "numpy.npz").read_bytes()
 
 
 # health -------------------------------------------------------------------------------------

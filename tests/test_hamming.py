@@ -42,6 +42,24 @@ def test_zero_and_minus_zero_count_as_plus():
 
 
 @quick
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 30))
+def test_bits_are_understood_or_refused(seed, n, bits):
+    x = np.random.default_rng(seed).random((n, bits)) < 0.5
+    expected = np.packbits(x, axis=1)
+    for dtype in (bool, np.uint8, np.uint64):
+        np.testing.assert_array_equal(hamming.pack(x.astype(dtype)), expected)
+    for dtype in (np.int8, np.int64, np.float32):
+        for signs in (np.where(x, 1, -1), np.ones_like(x), -np.ones_like(x, int)):
+            np.testing.assert_array_equal(hamming.pack(signs.astype(dtype)), np.packbits(signs > 0, axis=1))
+        if x.any() and not x.all():  # by their sign all bits would be 1
+            with pytest.raises(InputError, match="astype"):
+                hamming.pack(x.astype(dtype))
+    with pytest.raises(InputError, match="astype"):
+        hamming.pack(np.zeros((n, bits), int))
+    np.testing.assert_array_equal(hamming.pack(np.zeros((n, bits))), hamming.pack(np.ones((n, bits))))
+
+
+@quick
 @given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 40), st.sampled_from([1, 7, 12, 64, 65, 200, 1024]))
 def test_distances_equal_a_count_of_differing_signs(seed, q, n, bits):
     query, database = signs(seed, q, bits), signs(seed + 1, n, bits)
@@ -154,6 +172,8 @@ ok = np.zeros((3, 4), np.uint8)
     (lambda: hamming.pack(np.zeros((3, 1025))), "1..1024"),
     (lambda: hamming.pack(np.array([["a"]])), "codes to pack"),
     (lambda: hamming.pack(np.array([[1.0, np.nan]])), "NaN"),
+    (lambda: hamming.pack(np.array([[1, 255]], np.uint8)), "found 255"),
+    (lambda: hamming.pack(np.array([[1, 0, 1]])), "as -1 and +1"),
     (lambda: hamming.unpack(ok, 24), "not a code of 24 bits"),
     (lambda: hamming.unpack(ok, 33), "not a code of 33 bits"),
     (lambda: hamming.unpack(ok.astype(float), 32), "uint8"),

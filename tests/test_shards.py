@@ -346,10 +346,10 @@ def test_a_folder_that_cannot_be_written_has_no_index(tmp_path, monkeypatch):
     path, _ = many(tmp_path)
     monkeypatch.setattr(shards, "INDEX_FROM", 1)
 
-    def refuse(name):
+    def refuse(name, arrays):
         raise InputError("read-only")
 
-    monkeypatch.setattr(tar_items, "atomic_path", refuse)
+    monkeypatch.setattr(tar_items, "write_npz", refuse)
     assert len(open_shards(path)[0]) == 40 and not list(path.glob("*.index"))
 
 

@@ -5,6 +5,7 @@ import pathlib
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 
 import cv2
@@ -88,6 +89,10 @@ def test_grey_alpha_palette_and_animation():
     assert np.array_equal(images.decode(encoded(rgba, "PNG")), image)
     few = Image.fromarray(image).quantize(16)
     assert np.array_equal(images.decode(encoded(few, "PNG")), np.asarray(few.convert("RGB")))
+    with warnings.catch_warnings():  # a palette with an alpha value a colour, as icons and screenshots have
+        warnings.simplefilter("error")
+        clear = encoded(few, "PNG", transparency=bytes(range(16)))
+        assert np.array_equal(images.decode(clear), np.asarray(few.convert("RGB")))
     first, second = Image.new("RGB", (9, 5), (255, 0, 0)), Image.new("RGB", (9, 5), (0, 0, 255))
     data = encoded(first, "GIF", save_all=True, append_images=[second])
     assert (images.decode(data) == [255, 0, 0]).all()

@@ -3,7 +3,11 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
+import zipfile
+
+import numpy as np
 
 from utils.errors import InputError
 
@@ -16,9 +20,12 @@ def atomic_path(path):
     removed and ``path`` is left as it was.
 
     Raises:
-        InputError: the folder cannot be made or written, or the disk is full.
+        InputError: the folder cannot be made or written, the disk is full, or ``path`` is a folder or a device.
     """
     path = os.path.abspath(path)
+    if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):  # a rename would replace the device
+        raise InputError(f"cannot write {path}: it is {'a folder' if os.path.isdir(path) else 'no ordinary file'}; "
+                         "choose another name")
     folder, name = os.path.split(path)
     stem, ending = os.path.splitext(name)
     temporary = None
@@ -47,6 +54,23 @@ def write_bytes(path, data):
     """Write bytes to ``path`` atomically."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(data)
+
+
+def write_npz(path, arrays):
+    """Write a dict name -> array (no objects) to ``path`` atomically; the bytes are those of ``numpy.savez``.
+
+    ``numpy.savez`` itself leaves an open archive behind where the disk is full, which complains once more at exit.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        write_members(file, arrays)
+
+
+def write_members(file, arrays):
+    """Write arrays as members of an uncompressed .npz to a binary file. Raises OSError; nothing stays open."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def write_text(path, text):

@@ -259,6 +259,7 @@ def _decode_pillow(data, name):
             image = Image.fromarray(np.clip(grey >> 8 if wide else grey, 0, 255).astype(np.uint8))
         elif image.mode == "F":
             raise ValueError("floating-point pixels")
+        image.info.pop("transparency", None)  # dropped as any alpha; Pillow warns of that for palettes
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:
         raise ImageError(f"{name}: broken or truncated image ({_reason(error)})") from error

@@ -13,7 +13,7 @@ from typing import List, Optional
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import write_npz
 from utils.retrieval.hamming import check_codes, prepare, unpack
 
 _FORMAT = "PaddleDeepHash codes"
@@ -77,8 +77,7 @@ class CodeFile:
             raise InputError(f"meta of a code file must be plain JSON values: {error}") from error
         if self.labels is not None:
             arrays["label_bits"] = np.packbits(self.labels, axis=1)
-        with atomic_path(path) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **arrays)
+        write_npz(path, arrays)
 
     @classmethod
     def load(cls, path, fingerprint=None):

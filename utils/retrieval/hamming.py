@@ -25,23 +25,39 @@ BLOCK = 64  # queries that a thread takes at once
 
 # packing ------------------------------------------------------------------------------------
 def pack(x):
-    """Signs of ``x`` as packed codes: a bit is 1 where ``x >= 0`` (so sign(0) = +1).
+    """Codes as numbers -> packed codes: a bit is 1 where ``x >= 0`` (so sign(0) = +1); booleans are bits already.
+
+    0 and 1 as numbers are bits where the type has no sign. In other types they are refused: by their sign all of them
+    would be 1, and a guess by their values would depend on the other rows.
 
     Args:
-        x: real or integer array [N, bits], 1 <= bits <= 1024.
+        x: [N, bits], 1 <= bits <= 1024: relaxed codes, -1 and +1 (real or integer), or bits (bool, unsigned 0 and 1).
 
     Returns:
         uint8 [N, ceil(bits / 8)].
 
     Raises:
-        InputError: not a 2-D array of numbers, not finite, or more than 1024 bits.
+        InputError: not a 2-D array of numbers, NaN, more than 1024 bits, unsigned numbers above 1, or nothing but 0
+            and 1 in a type that has a sign.
     """
     x = np.asarray(x)
     if x.ndim != 2 or x.dtype.kind not in "fiub" or not 1 <= x.shape[1] <= MAX_BITS:
         raise InputError(f"codes to pack must be numbers [items, 1..{MAX_BITS}], got {x.dtype} {list(x.shape)}")
     if x.dtype.kind == "f" and np.isnan(x).any():
         raise InputError("codes to pack hold NaN: the network's output is broken; look at the training log")
-    return np.packbits(x >= 0, axis=1)
+    if x.dtype.kind == "u" and x.max(initial=0) > 1:
+        raise InputError(f"codes to pack are {x.dtype}, which has no -1, so they must be bits, 0 and 1; found "
+                         f"{x.max()}. Are they packed already?")
+    if x.dtype.kind in "ub":
+        return np.packbits(x, axis=1)
+    signs = x >= 0
+    if signs.all():
+        zero = x == 0
+        # zeros alone: real ones are what a network gives that has learned nothing
+        if zero.any() and (zero | (x == 1)).all() and not (x.dtype.kind == "f" and zero.all()):
+            raise InputError("codes to pack are 0 and 1, whose signs are all +1: give bits as booleans "
+                             "(x.astype(bool)), or signs as -1 and +1")
+    return np.packbits(signs, axis=1)
 
 
 def unpack(packed, bits):

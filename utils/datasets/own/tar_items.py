@@ -11,7 +11,7 @@ import tarfile
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import atomic_path
+from utils.files import write_npz
 from utils.images import IMAGE_ENDINGS
 
 _VERSION = 1
@@ -265,7 +265,6 @@ def read_index(path, stamp):
 def write_index(path, columns, stamp):
     """Keep the columns beside the shard, if the folder can be written."""
     try:
-        with atomic_path(f"{path}.index") as temporary, open(temporary, "wb") as file:
-            np.savez(file, stamp=stamp, **columns)
+        write_npz(f"{path}.index", {"stamp": stamp, **columns})
     except InputError:
         pass
