@@ -11,6 +11,7 @@ import tempfile
 
 from utils.errors import InputError, run_main
 from utils.flags import Flags, boolean, count, quiet
+from utils.training.checkpoint import find_checkpoint
 
 MARGIN = 1e-3  # of the largest |code|: bits of smaller codes may differ between engines
 CHECKED = 8  # inputs of the self-check
@@ -22,8 +23,9 @@ def flags():
     parser.flag("--save-inference-dir", metavar="DIR", help="where to write; default `inference` beside the checkpoint")
     parser.flag("--bit", type=count(1), help="refuse a checkpoint of another code length")
     parser.flag("--method", help="refuse a checkpoint of another method")
-    parser.flag("--format", choices=("auto", "json", "pdmodel"), default="auto",
-                help="graph file: auto = json on Paddle 3, pdmodel on Paddle 2")
+    parser.flag("--format", choices=("auto", "json", "pdmodel", "pdparams-hashnet"), default="auto",
+                help="graph file: auto = json on Paddle 3, pdmodel on Paddle 2; pdparams-hashnet = no graph, but the "
+                     "weights as paddle_hashnet loads them, weights_<bits>.pdparams")
     parser.flag("--use-gpu", type=boolean, help="accepted for TIPC; the export itself runs on the CPU")
     return parser
 
@@ -33,9 +35,13 @@ def main(argv):
     if not options.pretrained:
         raise InputError("--pretrained CHECKPOINT is missing (for example output/<run>/best.safetensors)")
     quiet()
+    options.pretrained = find_checkpoint(options.pretrained)
+    folder = options.save_inference_dir or os.path.join(os.path.dirname(options.pretrained), "inference")
+    if options.format == "pdparams-hashnet":
+        print(f"----- Weights for paddle_hashnet are saved in {write_weights(options, folder)}")
+        return
     if options.format != "auto":
         choose_format(options.format, argv)
-    folder = options.save_inference_dir or os.path.join(os.path.dirname(options.pretrained), "inference")
     found = export(options.pretrained, folder, options.bit, options.method)
     print(f"----- Checked {found['inputs']} random inputs x {found['bits']} bits against the dynamic network: "
           f"same bits, {found['near_zero']} of {found['codes']} codes within {MARGIN:g} of zero "
@@ -59,6 +65,28 @@ def choose_format(name, argv):
         raise InputError(f"Paddle {paddle.__version__} writes pdmodel only; leave --format out or use Paddle 3")
 
 
+def open_method(checkpoint, bit, method_name):
+    """(method, meta) of a checkpoint; see ``export``."""
+    import paddle
+    paddle.set_device("cpu")
+    from models.build import load_method
+    method, meta = load_method(checkpoint)
+    if bit is not None and bit != method.bits:
+        raise InputError(f"--bit {bit}, but {checkpoint} makes {method.bits}-bit codes")
+    if method_name is not None and method_name != method.name:
+        raise InputError(f"--method {method_name}, but {checkpoint} is of method {method.name}")
+    return method, meta
+
+
+def write_weights(options, folder):
+    """--format pdparams-hashnet; returns the file."""
+    from models.paddle_hashnet import write_whole_model
+    method, _ = open_method(options.pretrained, options.bit, options.method)
+    path = os.path.join(folder, f"weights_{method.bits}.pdparams")
+    write_whole_model(method, path)
+    return path
+
+
 def export(checkpoint, folder, bit=None, method_name=None):
     """Export a checkpoint into ``folder``; an earlier export there is replaced only by a checked one.
 
@@ -74,18 +102,11 @@ def export(checkpoint, folder, bit=None, method_name=None):
         InputError: unreadable checkpoint, one of another method or length, a folder that cannot be
             written, or Paddle Inference giving other bits; then nothing is left behind.
     """
-    import paddle
-    paddle.set_device("cpu")
-    from models.build import load_method
     from models.export import image_shape, save_graphs
     from utils.transforms import recipe_spec
 
-    method, meta = load_method(checkpoint)
+    method, meta = open_method(checkpoint, bit, method_name)
     recipe = meta["recipe"]
-    if bit is not None and bit != method.bits:
-        raise InputError(f"--bit {bit}, but {checkpoint} makes {method.bits}-bit codes")
-    if method_name is not None and method_name != method.name:
-        raise InputError(f"--method {method_name}, but {checkpoint} is of method {method.name}")
     new_folder = not os.path.isdir(folder)
     try:
         os.makedirs(folder, exist_ok=True)

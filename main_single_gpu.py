@@ -34,11 +34,11 @@ def use_cores(processes=1):
 def resolve(argv):
     """Command line -> (recipe, run options, where the recipe came from)."""
     from models import METHODS
+    from models.checkpoint import open_checkpoint
     from utils.config import parse
-    from utils.training.checkpoint import load_checkpoint
     configs = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")
     return parse(argv, {name: method.settings for name, method in METHODS.items()}, configs,
-                 base=lambda path: load_checkpoint(path)[1]["recipe"])
+                 base=lambda path: open_checkpoint(path)[1]["recipe"])
 
 
 def load_data(recipe, method_class):
@@ -129,9 +129,9 @@ def job(recipe, run, source):
 
     from models import METHODS
     from models.build import build_method, load_weights
+    from models.checkpoint import open_checkpoint
     from models.method import DataFacts
     from utils.config import write_recipe
-    from utils.training.checkpoint import load_checkpoint
     from utils.training.distributed import is_main, world_size
     from utils.training.evaluator import Evaluator, describe, validation_splits
     from utils.training.logger import RunLog
@@ -144,9 +144,12 @@ def job(recipe, run, source):
     if new and not run["overwrite"] and os.path.exists(f"{folder}/latest.safetensors"):
         raise InputError(f"{folder} holds a run; go on with --resume {folder}/latest.safetensors, start anew with "
                          "--overwrite, or choose another --output-dir")
-    protocol = load_data(recipe, method_class)
     checkpoint = run["pretrained"] or run["resume"]
-    saved = load_checkpoint(checkpoint)[1] if checkpoint else {}
+    saved = open_checkpoint(checkpoint)[1] if checkpoint else {}
+    if run["resume"] and "protocol" not in saved:
+        raise InputError(f"{checkpoint} holds weights only, so training cannot continue exactly; start from them with "
+                         "--pretrained")
+    protocol = load_data(recipe, method_class)
     if run["resume"] and saved["protocol"]["sha256"] != protocol.record()["sha256"]:
         raise InputError(f"{checkpoint} was made with other images or labels of {recipe['dataset']} than those found "
                          "now, so training cannot continue exactly; start from these weights with --pretrained")

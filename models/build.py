@@ -3,9 +3,9 @@ import numpy as np
 
 from models import METHODS
 from models.backbones.build import build_backbone
+from models.checkpoint import open_checkpoint
 from models.method import DataFacts
 from utils.errors import InputError
-from utils.training.checkpoint import load_checkpoint
 
 
 def build_method(recipe, facts):
@@ -48,7 +48,7 @@ def load_state(method, tensors, where):
 
 def load_weights(method, path):
     """Copy the weights of a checkpoint into a method; training-only state (a memory bank) stays as it is."""
-    tensors, _ = load_checkpoint(path)
+    tensors, _ = open_checkpoint(path)
     weights = {key: value.numpy() for key, value in method.state_dict().items()
                if key.startswith(method.training_state)}
     weights.update({key[len("model/"):]: value for key, value in tensors.items()
@@ -62,7 +62,7 @@ def load_method(path):
     Raises:
         InputError: unreadable checkpoint, or one of an unknown method.
     """
-    _, meta = load_checkpoint(path)
+    _, meta = open_checkpoint(path)
     recipe = meta["recipe"]
     if recipe["method"] not in METHODS:
         own = recipe.get("method_file")

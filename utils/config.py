@@ -9,6 +9,7 @@ import yaml
 from utils.errors import InputError
 from utils.files import write_text
 from utils.settings import Setting, nearest
+from utils.training.checkpoint import BEST, LATEST, find_checkpoint
 
 MAX_BITS = 1024
 
@@ -263,6 +264,8 @@ def parse(argv, methods, recipe_dir="configs", base=None):
     given = {key: _convert(key, value, table[key], f"--{key}") for key, value in raw.items()}
     run = {key: given.pop(key, setting.default) for key, setting in RUN.items()}
     run = {key: RUN[key].default if value is None else value for key, value in run.items()}
+    for key, of_a_run in (("pretrained", BEST), ("resume", LATEST)):
+        run[key] = run[key] and find_checkpoint(run[key], of_a_run)
 
     if run["eval"] and not run["pretrained"]:
         raise InputError("--eval needs --pretrained CHECKPOINT (for example output/<run>/best.safetensors)")

@@ -253,24 +253,34 @@ def _read_npz(path):
         return {key: archive[key] for key in archive.files}
 
 
-def _read_any(path):
+def file_format(path):
+    """``safetensors``, ``zip`` (torch or numpy), ``pickle`` or None, by the first bytes of a file.
+
+    A safetensors file starts with the length of its header, whose bytes may look like the start of the others.
+    """
     with open(path, "rb") as file:
-        start = file.read(16)
-        file.seek(0)
-        if start[:2] == b"PK":
+        start = file.read(9)
+    if start[8:] == b"{":
+        return "safetensors"
+    return {b"PK": "zip", b"\x80": "pickle"}.get(start[:2] if start[:1] == b"P" else start[:1])
+
+
+def _read_any(path):
+    kind = file_format(path)
+    if kind == "safetensors":
+        return _read_safetensors(path)
+    with open(path, "rb") as file:
+        if kind == "zip":
             with zipfile.ZipFile(file) as archive:
-                names = archive.namelist()
-                if any(name.endswith("data.pkl") for name in names):
+                if any(name.endswith("data.pkl") for name in archive.namelist()):
                     return _read_torch_zip(archive)
             return _read_npz(path)
-        if start[:1] == b"\x80":
+        if kind == "pickle":
             first = _Unpickler(file).load()
             if first == _TORCH_MAGIC:
                 file.seek(0)
                 return _read_torch_legacy(file)
             return _flatten(first)
-        if start[8:9] == b"{":
-            return _read_safetensors(path)
     raise ValueError("it is none of .pdparams, .pth, .safetensors, .npz")
 
 

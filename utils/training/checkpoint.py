@@ -14,6 +14,8 @@ from utils.errors import InputError
 from utils.files import atomic_path
 
 FORMAT = "paddledeephash-checkpoint-1"
+BEST, LATEST = "best.safetensors", "latest.safetensors"  # the two checkpoints of a run folder
+ENDINGS = (".safetensors", ".pdparams")
 
 
 def save_checkpoint(path, tensors, meta):
@@ -33,6 +35,27 @@ def save_checkpoint(path, tensors, meta):
             save_file(arrays, temporary, metadata={"format": FORMAT, "meta": json.dumps(meta)})
         except SafetensorError as error:  # safetensors wraps the operating system's error
             raise OSError(None, str(error)) from error
+
+
+def find_checkpoint(name, of_a_run=BEST):
+    """The file that ``name`` stands for.
+
+    Args:
+        name: the file itself, or its name without ``.safetensors`` or ``.pdparams`` (paddle_hashnet's commands say
+            ``output/weights_16``), or a run folder, which stands for its file ``of_a_run``.
+
+    Raises:
+        InputError: two files have that name.
+    """
+    name = os.fspath(name)
+    if os.path.isdir(name):
+        return os.path.join(name, of_a_run)
+    found = [name + ending for ending in ENDINGS if os.path.isfile(name + ending)]
+    if os.path.isfile(name) or not found:
+        return name
+    if len(found) > 1:
+        raise InputError(f"{name} may be {' or '.join(found)}; write the ending too")
+    return found[0]
 
 
 def load_checkpoint(path):

@@ -1,0 +1,30 @@
+"""Open a checkpoint, ours or a whole model of paddle_hashnet: everything that takes --pretrained comes here."""
+import os
+
+from models.backbones.weight_files import file_format, read_weights
+from models.paddle_hashnet import as_checkpoint, is_whole_model
+from utils.errors import InputError
+from utils.training.checkpoint import find_checkpoint, load_checkpoint
+
+
+def open_checkpoint(name):
+    """Read a checkpoint without executing anything in it.
+
+    Args:
+        name: as for utils.training.checkpoint.find_checkpoint.
+
+    Returns:
+        (dict name -> ndarray, meta dict); see utils.training.checkpoint.load_checkpoint.
+
+    Raises:
+        InputError: no such file, a damaged one, or weights that are no whole model.
+    """
+    path = find_checkpoint(name)
+    if not os.path.isfile(path) or file_format(path) not in ("pickle", "zip"):
+        return load_checkpoint(path)
+    arrays = read_weights(path)
+    if is_whole_model(arrays):
+        return as_checkpoint(arrays, path)
+    names = ", ".join(list(arrays)[:3])
+    raise InputError(f"{path} holds {len(arrays)} arrays ({names}, ...) and is neither a checkpoint of this project nor "
+                     "a whole model of paddle_hashnet; weights of a backbone go to --backbone-weights")
