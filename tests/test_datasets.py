@@ -164,7 +164,7 @@ def test_missing_roots():
         load_protocol("cifar10", root="/no/such")
     with pytest.raises(InputError, match="/no/such does not exist"):
         load_protocol("coco", root="/no/such")
-    with pytest.raises(InputError, match="unknown data set '/no/such'"):
+    with pytest.raises(InputError, match="the folder /no/such .* does not exist.*--dataset NEW or --data-path NEW"):
         load_protocol("/no/such")
 
 

@@ -3,8 +3,9 @@ import argparse
 import inspect
 import sys
 
-from utils.datasets import PROTOCOLS, check_sizes, download, find_spec, load_spec
+from utils.datasets import download
 from utils.datasets.check import check, report
+from utils.datasets.names import PROTOCOLS, check_sizes, find_spec, load_spec
 from utils.datasets.own import write_shards
 from utils.errors import InputError, run_main
 
@@ -23,7 +24,7 @@ def main(argv):
     if options.command == "download":
         download.command(options, PROTOCOLS)
         return
-    spec = find_spec(options.name)
+    spec = find_spec(options.name, options.root)
     sizes = check_sizes(spec, {size: getattr(options, size) for size in _size_names()})
     seed = spec.seed if options.seed is None else options.seed
     if options.command == "make":
@@ -35,7 +36,8 @@ def main(argv):
         spec.make(options.root, seed, options.list_dir, sizes, **extra)
         return
     if options.command == "shard":
-        write_shards.command(options, lambda: load_spec(spec, options.root, seed, options.list_dir, sizes))
+        write_shards.command(options, lambda: load_spec(spec, options.root, seed, options.list_dir, sizes),
+                             options.name in PROTOCOLS)
         return
     protocol, faults = check(spec, options.root, seed, options.list_dir, sizes, options.fast, options.workers)
     print("\n".join(report(protocol, faults, options.fast)))

@@ -1,5 +1,6 @@
 """What a data set is here: three splits of images (or features), labels and texts, and a name for the whole."""
 import dataclasses
+import glob
 import hashlib
 import os
 from typing import Any, List, Optional
@@ -169,6 +170,7 @@ class Spec:
     inside: every train item is in the database. sizes: names of the size flags that load or make take.
     unlabelled: items without any label belong to the protocol; check counts them, they are no faults.
     seed: the seed when none is given. source: ``licence; where a person obtains the images``.
+    recognises: callable(path) -> bool: does the folder or file hold the set's official files? None = never.
     """
 
     name: str
@@ -182,6 +184,7 @@ class Spec:
     sizes: tuple = ()
     seed: int = 0
     source: str = ""
+    recognises: Any = None
 
     @property
     def licence(self):
@@ -205,6 +208,13 @@ def need_folder(root, what):
     if not os.path.isdir(root):
         raise InputError(f"the data folder {root} does not exist; it should hold {what}")
     return os.fspath(root)
+
+
+def holds(*marks):
+    """Callable(folder) -> bool: is one of the ``marks`` (relative paths, ``*`` allowed) in the folder?"""
+    def test(folder):
+        return any(glob.glob(os.path.join(glob.escape(os.fspath(folder)), mark)) for mark in marks)
+    return test
 
 
 def need_items(split):

@@ -11,8 +11,8 @@ import os
 
 import numpy as np
 
-from utils.datasets import load_spec
 from utils.datasets.base import Split
+from utils.datasets.names import load_spec
 from utils.images import ImageError
 
 SHOWN = 20  # faults of one sort that are printed in full

@@ -118,6 +118,15 @@ def scan(folder):
     return sorted(paths), notes
 
 
+def any_picture(folder):
+    """Whether a picture lies in a folder or below it, by the rule of ``scan`` for hidden names; links are not followed."""
+    for place, below, names in os.walk(folder):
+        below[:] = sorted(name for name in below if not _hidden(name))
+        if any(name.lower().endswith(IMAGE_ENDINGS) and not _hidden(name) for name in names):
+            return True
+    return False
+
+
 def _hidden(name):
     """Names that people hide and that systems leave behind."""
     return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx", "@eadir")

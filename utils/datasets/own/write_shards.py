@@ -20,7 +20,7 @@ import tempfile
 import cv2
 import numpy as np
 
-from utils.datasets import PROTOCOLS, lists
+from utils.datasets import lists
 from utils.datasets.base import FileImages
 from utils.datasets.own import shards, tar_items
 from utils.datasets.own import splits as own
@@ -32,19 +32,19 @@ _ENDINGS = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"GIF8": ".gif", b"BM": ".b
             b"II*\0": ".tif", b"MM\0*": ".tif", b"P": ".ppm"}
 
 
-def collect(path, load, root=None, list_dir=None):
+def collect(path, load, root=None, list_dir=None, named=False):
     """What is to be stored.
 
     Args:
         path: name of a data set, or a path of one's own pictures.
         load: callable -> Protocol.
-        root, list_dir: as in ``load_protocol``.
+        root, list_dir: as in ``load_protocol``. named: ``path`` is the name of a protocol.
 
     Returns:
         (list of Splits, class names, True where the splits are to be kept as lists).
     """
     listed = os.path.isdir(path) and (list_dir or lists.find_lists(path))
-    if path in PROTOCOLS:
+    if named:
         listed = True
     elif shards.names_shards(path):
         pool, classes = shards.open_shards(path)
@@ -185,9 +185,9 @@ def add_command(commands):
     return parser
 
 
-def command(options, load):
-    """Run ``shard``; ``load``: callable -> Protocol."""
+def command(options, load, named):
+    """Run ``shard``; ``load``: callable -> Protocol; ``named``: as in ``collect``."""
     if options.per_shard < 1:
         raise InputError(f"--per-shard {options.per_shard}: must be 1 or more")
-    splits, classes, with_lists = collect(options.name, load, options.root, options.list_dir)
+    splits, classes, with_lists = collect(options.name, load, options.root, options.list_dir, named)
     write_shards(splits, classes, options.out, options.per_shard, with_lists)

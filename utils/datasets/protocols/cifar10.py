@@ -17,7 +17,7 @@ import zlib
 
 import numpy as np
 
-from utils.datasets.base import DATA, ArrayImages, Protocol, Spec, Split
+from utils.datasets.base import DATA, ArrayImages, Protocol, Spec, Split, holds
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
 
@@ -122,6 +122,13 @@ def find(root):
                      "name its folder with --data-path")
 
 
+def recognises(path):
+    """Whether a path is the archive, the unpacked folder, or a folder that holds one of them."""
+    if os.path.isfile(path):
+        return os.path.basename(path) == ARCHIVE
+    return os.path.isdir(path) and holds(ARCHIVE, BATCHES[-1], f"{FOLDER}/{BATCHES[-1]}")(path)
+
+
 def read_all(root):
     """All images.
 
@@ -212,6 +219,6 @@ def _loader(name):
 
 _SOURCE = f"research use, cite Krizhevsky 2009; {URL}"
 SPECS = tuple(Spec(name=name, load=_loader(name), counts=counts, classes=10, inside=name != "cifar10",
-                   sizes=("query_per_class", "train_per_class"), source=_SOURCE)
+                   sizes=("query_per_class", "train_per_class"), source=_SOURCE, recognises=recognises)
               for name, counts in (("cifar10", (1000, 5000, 54000)), ("cifar10-1", (1000, 5000, 59000)),
                                    ("cifar10-2", (10000, 50000, 50000))))

@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from utils.datasets.base import DATA, Spec, need_folder
+from utils.datasets.base import DATA, Spec, holds, need_folder
 from utils.datasets.protocols import list_maker as made
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
@@ -113,4 +113,5 @@ def load(root, seed, list_dir, sizes, on_fault):
 
 
 SPECS = (Spec(name="coco", load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY), topk=TOPK, classes=CATEGORIES,
-              sizes=("num_query", "num_train"), source=_SOURCE),)
+              sizes=("num_query", "num_train"), source=_SOURCE,
+              recognises=holds("train2014", "val2014", *FILES, *(f"annotations/{name}" for name in FILES))),)

@@ -270,6 +270,12 @@ def _resolve(split, base):
     split.ids, split.images.paths = ids, files
 
 
+def recognises(folder):
+    """Whether a folder holds class folders of ILSVRC 2012, as many as the protocol needs."""
+    return any(sum(bool(_WNID.fullmatch(name)) for name in os.listdir(train)) >= CLASSES
+               for train in (os.path.join(folder, place, "train") for place in _PLACES) if os.path.isdir(train))
+
+
 def _spec(name):
     def make(root, seed, list_dir, sizes, any_count=False):
         record = make_lists(root, list_dir, seed, sizes.get("num_train"), any_count, name)
@@ -284,7 +290,7 @@ def _spec(name):
             _resolve(split, base)
         return protocol
     return Spec(name=name, load=load, make=make, counts=(QUERY, TRAIN[name], None), topk=TOPK, classes=CLASSES,
-                sizes=("num_train",), source=_SOURCE)
+                sizes=("num_train",), source=_SOURCE, recognises=recognises)
 
 
 SPECS = tuple(_spec(name) for name in TRAIN)

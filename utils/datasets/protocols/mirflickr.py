@@ -26,7 +26,7 @@ import re
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import DATA, Spec, need_folder
+from utils.datasets.base import DATA, Spec, holds, need_folder
 from utils.datasets.matrices import feature_files as features
 from utils.datasets.matrices.splits import SIZES, TOPK, draw_by_label
 from utils.datasets.protocols import list_maker as made
@@ -246,8 +246,10 @@ def load_crossmodal(root, seed, list_dir, sizes, on_fault):
 
 
 SPECS = (Spec(name="mirflickr", load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY - TRAIN), topk=0,
-              classes=len(POTENTIAL + RELEVANT), inside=False, unlabelled=True, sizes=SIZES, source=_SOURCE),
+              classes=len(POTENTIAL + RELEVANT), inside=False, unlabelled=True, sizes=SIZES, source=_SOURCE,
+              recognises=holds(ANNOTATIONS, "mirflickr/im1.jpg", "mirflickr25k/im1.jpg", f"im{IMAGES}.jpg")),
          Spec(name="mirflickr_crossmodal", load=load_crossmodal, make=_make_crossmodal,
               counts=(CROSSMODAL_QUERY, CROSSMODAL_TRAIN, CROSSMODAL - CROSSMODAL_QUERY), topk=TOPK,
               classes=len(POTENTIAL), sizes=SIZES,
-              source=f"{_SOURCE}, or the .mat files of the DJSRH authors"))
+              source=f"{_SOURCE}, or the .mat files of the DJSRH authors",
+              recognises=holds("[mM][iI][rR][fF][lL][iI][cC][kK][rR]25[kK]*.mat", "FLICKR-25K.mat")))

@@ -25,7 +25,7 @@ import os
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import DATA, Spec, need_folder
+from utils.datasets.base import DATA, Spec, holds, need_folder
 from utils.datasets.matrices import feature_files as features
 from utils.datasets.matrices.splits import SIZES, draw_by_label
 from utils.datasets.matrices.splits import TOPK as TOPK_TEXT
@@ -202,8 +202,12 @@ _OFFICIAL = "https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswid
 _HASHNET = f"pictures and lists of https://github.com/thuml/HashNet, annotations of {_OFFICIAL}"
 _OBTAIN = {"nuswide_21": _OFFICIAL, "nuswide_21_m": _HASHNET, "nuswide_81_m": _HASHNET,
            "nuswide_10": f"{_OFFICIAL}, or nus-wide-tc10-iall.mat, -yall.mat, -lall.mat (DJSRH)"}
+_RECOGNISES = {"nuswide_21": holds("Groundtruth/*Labels", "NUS-WIDE/Groundtruth/*Labels", "ImageList/Imagelist.txt",
+                                   "NUS-WIDE/ImageList/Imagelist.txt"),
+               "nuswide_10": holds("nus-wide-tc10*.mat", "NUS-WIDE-TC10*.mat")}
 SPECS = tuple(
     Spec(name=name, load=functools.partial(load, name), make=functools.partial(make, name),
          counts=(query, train, pictures - query if pictures else None), sizes=SIZES, classes=concepts or CONCEPTS,
-         topk=TOPK_TEXT if name == "nuswide_10" else TOPK, source=f"{_LICENCE}; {_OBTAIN[name]}")
+         topk=TOPK_TEXT if name == "nuswide_10" else TOPK, source=f"{_LICENCE}; {_OBTAIN[name]}",
+         recognises=_RECOGNISES.get(name))
     for name, (concepts, query, train, pictures, _) in PROTOCOLS.items())

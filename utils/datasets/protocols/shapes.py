@@ -12,13 +12,14 @@ same bytes on every machine. An image depends on the seed and its number only, n
 import functools
 import json
 import os
+import re
 import shutil
 import tempfile
 
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import DATA, Spec
+from utils.datasets.base import DATA, Spec, holds
 from utils.datasets.protocols.jpeg_encoder import encode_batch
 from utils.datasets.seeded import Draw, hashes, key, permutation
 from utils.errors import InputError
@@ -26,6 +27,7 @@ from utils.errors import InputError
 VERSION = 1  # part of the folder name: raise it whenever a pixel or a word of the set changes
 SIZE = 128
 FAVOURITE = 80  # percent of the objects that wear the favourite colour of their kind
+_OWN = re.compile(r"v\d+-query\d+-train\d+-database\d+-seed\d+")  # names of drawn sets
 SIZES = {"query": 200, "train": 1000, "database": 2000}
 DEFAULT_ROOT = os.path.join(DATA, "shapes")
 
@@ -336,7 +338,21 @@ def locate(root, seed, sizes):
     root = os.path.normpath(root or DEFAULT_ROOT)
     if os.path.isfile(os.path.join(root, "texts.jsonl")):
         return root
-    return os.path.join(root, folder_name(all_sizes(sizes), seed))
+    folder = os.path.join(root, folder_name(all_sizes(sizes), seed))
+    if not os.path.isdir(folder):
+        _need_own_folder(root)
+    return folder
+
+
+def _need_own_folder(root):
+    """Raise InputError where a set would be drawn between somebody's files."""
+    if os.path.abspath(root).startswith(os.path.join(DATA, "")) or not os.path.isdir(root):
+        return
+    other = [name for name in sorted(os.listdir(root)) if not _OWN.fullmatch(name) and not name.startswith(".")]
+    if other:
+        raise InputError(f"the folder {root} holds other files ({', '.join(other[:3])}{', ...' * (len(other) > 3)}), and "
+                         "the shapes set is drawn into a folder of its own: name a new or empty one with --data-path, "
+                         "or name the data that lie there with --dataset")
 
 
 def make(root, seed, list_dir, sizes):
@@ -362,4 +378,5 @@ def load(root, seed, list_dir, sizes, on_fault):
 
 SPECS = (Spec(name="shapes", load=load, make=make, counts=(SIZES["query"], SIZES["train"], SIZES["database"]),
               topk=0, classes=len(CLASSES), sizes=("num_query", "num_train", "num_database"),
-              source="Apache 2.0; drawn by this project on first use"),)
+              source="Apache 2.0; drawn by this project on first use",
+              recognises=holds("v[0-9]*-query*-train*-database*-seed*", "images/q000000.jpg")),)

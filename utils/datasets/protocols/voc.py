@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import DATA, Spec
+from utils.datasets.base import DATA, Spec, holds
 from utils.datasets.protocols import list_maker as made
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
@@ -139,4 +139,5 @@ def load(root, seed, list_dir, sizes, on_fault):
 
 
 SPECS = (Spec(name=NAME, load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY - TRAIN), topk=0,
-              classes=len(CLASSES), inside=False, sizes=("num_query", "num_train"), source=_SOURCE),)
+              classes=len(CLASSES), inside=False, sizes=("num_query", "num_train"), source=_SOURCE,
+              recognises=holds(*(os.path.join(place, _TRAINVAL) for place in _PLACES))),)

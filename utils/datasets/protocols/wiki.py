@@ -19,7 +19,7 @@ import re
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import FileImages, Spec, need_folder
+from utils.datasets.base import FileImages, Spec, holds, need_folder
 from utils.datasets.matrices import mat
 from utils.datasets.matrices.splits import TOPK, make_protocol
 from utils.errors import InputError
@@ -134,4 +134,4 @@ def _features(folder, names, parts):
 
 
 SPECS = (Spec(name="wiki", load=load, make=make, counts=(QUERY, TRAIN, TRAIN), topk=TOPK, classes=len(CLASSES),
-              source=_SOURCE),)
+              source=_SOURCE, recognises=holds(*LISTS)),)
