@@ -134,6 +134,7 @@ def job(recipe, run, source):
     from utils.config import write_recipe
     from utils.training.distributed import is_main, world_size
     from utils.training.evaluator import Evaluator, describe, validation_splits
+    from utils.training.features import FeatureSource
     from utils.training.logger import RunLog
     from utils.training.seeding import derive, seed_everything
     from utils.training.trainer import broadcast, fit, start
@@ -171,19 +172,21 @@ def job(recipe, run, source):
         recipe = {**recipe, "backbone": method.backbone.name}  # the name that builds this very network again
         if run["pretrained"]:
             load_weights(method, run["pretrained"])
-        final = chooser = Evaluator(protocol.query, protocol.database, recipe, run, recipe["topK"])
+        source_of_features = FeatureSource(method, recipe, run, sum(map(len, protocol.splits)))
+        final = chooser = Evaluator(protocol.query, protocol.database, recipe, run, recipe["topK"], source_of_features)
         optimizer = state = None
         if not run["eval"]:
             if recipe["select"] == "val":
                 splits = validation_splits(protocol.train, protocol.database, recipe["val_size"],
                                            derive(recipe["split_seed"], 3))
-                chooser = Evaluator(*splits, recipe, run, recipe["topK"])
+                chooser = Evaluator(*splits, recipe, run, recipe["topK"], source_of_features)
             optimizer, state = start(method, protocol.train, recipe, run)
 
         # what can be wrong with settings and files has been seen: from here on files are written
         if new and is_main():
             clear_folder(folder)
         log = RunLog(folder, append=not new, visualdl=run["visualdl"] and not run["eval"])
+        source_of_features.say = log.line
         log.line(f"recipe: {source or 'defaults'}; method {recipe['method']}, {recipe['bit']} bits, dataset "
                  f"{recipe['dataset']}: {len(protocol.train)} train, {len(protocol.query)} query, "
                  f"{len(protocol.database)} database; device {paddle.get_device()} x {world_size()}, "
@@ -201,7 +204,8 @@ def job(recipe, run, source):
                 write_recipe(os.path.join(folder, "recipe.yaml"), recipe)
             extra = {"data": data, "protocol": protocol.record(), "classes": protocol.classes,
                      "vectorizer": vectorizer}
-            report = fit(method, protocol.train, chooser, recipe, run, log, optimizer, state, extra)
+            report = fit(method, protocol.train, chooser, recipe, run, log, optimizer, state, source_of_features,
+                         extra)
             if state["epoch"] < recipe["epoch"]:
                 log.line(f"stopped after epoch {state['epoch']} of {recipe['epoch']} as --stop-epoch asks; go on with "
                          f"--resume {folder}/latest.safetensors")

@@ -50,7 +50,7 @@ def main(argv):
     from models import METHODS
     from models.build import build_method
     from models.method import DataFacts
-    from utils.training.features import split_features
+    from utils.training.features import FeatureSource
     from utils.training.seeding import seed_everything
     method_class = METHODS[recipe["method"]]
     protocol = load_data(recipe, method_class)
@@ -62,7 +62,8 @@ def main(argv):
     text_dim = None if protocol.train.text_features is None else protocol.train.text_features.shape[1]
     method = build_method(recipe, DataFacts(len(protocol.train), len(protocol.classes), text_dim))
     recipe = {**recipe, "backbone": method.backbone.name}  # the full name, as in the cache of the training runs
-    raw = [split_features(method, split, recipe, run) for split in protocol.splits]
+    source = FeatureSource(method, recipe, run, sum(map(len, protocol.splits)))
+    raw = [np.asarray(source(split)) for split in protocol.splits]
     method.norm.fit(raw[0])
     train, query, database = (vectors(method, features) for features in raw)
     middle = train.mean(axis=0)

@@ -1,6 +1,5 @@
 """The mains, run as a user runs them: train, resume, evaluate, two ranks, and mistakes."""
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -108,26 +107,6 @@ def test_training_from_a_checkpoint_keeps_its_network(train, tmp_path):
     assert result["training"]["started_from"] == str(tmp_path / "a" / "best.safetensors")
 
 
-def test_the_feature_cache_notices_other_pictures(tmp_path):
-    import hashlib
-
-    from utils.datasets import ArrayImages, FileImages
-    from utils.training.features import _hash_pictures
-
-    def key(images):
-        digest = hashlib.sha256()
-        _hash_pictures(digest, images)
-        return digest.hexdigest()
-    files = FileImages(str(tmp_path), ["a.jpg"])
-    (tmp_path / "a.jpg").write_bytes(b"one")
-    before = key(files)
-    assert key(files) == before
-    (tmp_path / "a.jpg").write_bytes(b"three")
-    assert key(files) != before
-    pixels = np.zeros((2, 3, 3, 3), "uint8")
-    assert key(ArrayImages(pixels)) != key(ArrayImages(pixels + 1))
-
-
 def test_a_stop_and_a_resume_change_nothing(run, train, tmp_path):
     """Also with a schedule that ends at the last epoch, and an evaluation that the stop does not fall on."""
     more = ["--epoch", 4, "--eval-epoch", 3, "--lr-schedule", "cosine", "--augment", "simclr"]
@@ -182,8 +161,7 @@ def test_two_ranks_equal_one_with_twice_the_batch(train, tmp_path):
 
 def test_frozen_features_computed_once_give_the_same_weights(train, tmp_path):
     more = ["--epoch", 2, "--freeze-backbone", "--augment", "none", "--feature-norm", "log1p_standardize"]
-    train(*more, "--output-dir", tmp_path / "once", "--feature-cache", tmp_path / "cache")
-    assert len(os.listdir(tmp_path / "cache")) == 3
+    train(*more, "--output-dir", tmp_path / "once")
     train(*more, "--output-dir", tmp_path / "each", "--cache-features", "false")
     a, b = (weights(tmp_path / name / "latest.safetensors") for name in ("once", "each"))
     for key in a:

@@ -41,6 +41,8 @@ RECIPE = {
     "freeze_backbone": Setting(False, "train the head only"),
     "feature_norm": Setting("none", "fixed normalisation of frozen backbone features, fitted on the training split", choices=("none", "standardize", "log1p_standardize")),
     "cache_features": Setting(True, "frozen backbone: compute features of un-augmented splits once"),
+    "precision": Setting("fp32", "features of a frozen backbone; bf16: faster on CPUs that have it, some bits flip; "
+                         "auto: bf16 where a sample allows it", choices=("fp32", "bf16", "auto")),
     "cached_views": Setting(0, "frozen backbone: draw this many augmented views of each training image once, from "
                      "--split-seed, and let the epochs choose among them; 0 = augment anew in every epoch", low=0),
     "resize_size": Setting(256, "shorter side before the crop, pixels", low=8),
@@ -88,7 +90,8 @@ RUN = {
     "log_step": Setting(10, "steps between two log lines", low=1),
     "curves": Setting(False, "write PR, P@N and training curves as CSV and PNG at the last evaluation"),
     "visualdl": Setting(True, "write VisualDL scalars to <output_dir>/vdl"),
-    "feature_cache": Setting(None, "folder that keeps features of a frozen backbone between runs"),
+    "feature_cache": Setting("auto", "folder that keeps features of a frozen backbone between runs; auto: feature_store "
+                             "beside the run folder; none: nothing is kept"),
     "nprocs": Setting(None, "main_multi_gpu.py: processes; default all GPUs, or 2 on a CPU", kind=int, low=1),
     "port": Setting(None, "main_multi_gpu.py: first port for the ranks; default any free one", kind=int, low=1, high=65535),
 }

@@ -12,7 +12,7 @@ from utils.retrieval.codes import CodeFile, code_health, format_health
 from utils.retrieval.hamming import pack
 from utils.retrieval.metrics import curves, evaluate, format_line
 from utils.training.distributed import barrier, gather_objects
-from utils.training.features import pieces, split_features
+from utils.training.features import pieces
 from utils.training.loader import Items, load_batches, shard
 from utils.training.logger import bar
 from utils.transforms import recipe_spec
@@ -53,19 +53,19 @@ class Evaluator:
     Features of a frozen backbone are computed at the first evaluation and reused.
     """
 
-    def __init__(self, query, database, recipe, run, topk):
+    def __init__(self, query, database, recipe, run, topk, source):
         for split in (query, database):
             if not len(split):
                 raise InputError(f"the {split.name} split of {recipe['dataset']} is empty")
         self.query, self.database, self.recipe, self.run, self.topk = query, database, recipe, run, topk
-        self.features = {}
+        self.source, self.features = source, {}
 
     def _encode(self, method, role, modality):
         split = getattr(self, role)
         if modality == "image" and (split.features is not None or
                                     method.frozen and self.recipe["cache_features"]):
             if role not in self.features:
-                self.features[role] = split_features(method, split, self.recipe, self.run)
+                self.features[role] = self.source(split)
             return encode_split(method, split, self.recipe, self.run, features=self.features[role])
         return encode_split(method, split, self.recipe, self.run, modality)
 

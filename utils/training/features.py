@@ -1,16 +1,19 @@
-"""Raw backbone features of a split, computed once for a frozen backbone and kept in a cache folder."""
+"""Raw backbone features of whole splits, each picture's computed once: see feature_store.py and frozen_backbone.py."""
 import hashlib
 import os
 
 import numpy as np
-import paddle
 
-from utils.errors import InputError
-from utils.files import atomic_path
-from utils.training.distributed import barrier, gather_objects, is_main
-from utils.training.loader import Items, load_batches, shard
+from utils.training.distributed import barrier, gather_objects, rank, world_size
+from utils.training.feature_store import DEFAULT, Space, image_keys
+from utils.training.frozen_backbone import DYNAMIC, FrozenBackbone
+from utils.training.loader import Items, load_batches
 from utils.training.logger import bar
 from utils.transforms import recipe_spec
+
+SAMPLE = 64  # pictures on which the engines are compared
+FEW = 512  # fewer pictures than this do not pay for making a static graph
+PIECE = 2048  # pictures a piece of the store: what an interruption loses
 
 
 def pieces(positions, size):
@@ -18,54 +21,109 @@ def pieces(positions, size):
     return [positions[start:start + size] for start in range(0, len(positions), size)]
 
 
-def _hash_pictures(digest, images):
-    """Add what tells the pictures of a split from others of the same names: size and time of files, else the bytes."""
-    for i in range(len(images)):
-        if not hasattr(images, "stamp"):
-            digest.update(images.read(i).tobytes())
-            continue
-        try:
-            digest.update(f"{i} {images.stamp(i)}\n".encode())
-        except OSError:  # a missing file is named when it is read
-            pass
+def store_folder(run):
+    """Folder of the feature store of a run (options of utils/config.py), by default beside the run's; or None."""
+    chosen = run["feature_cache"]
+    if chosen != "auto":
+        return None if chosen == "none" else chosen
+    folder = run["output_dir"]
+    if run["eval"] and run["pretrained"]:  # the folder of an evaluation lies in that of the run
+        folder = os.path.dirname(run["pretrained"])
+    return os.path.join(os.path.dirname(os.path.abspath(folder)), os.path.basename(DEFAULT))
 
 
-@paddle.no_grad()
-def split_features(method, split, recipe, run, views=0):
-    """Raw backbone features of a split on every rank: float32 [N, ...], or [N, views, ...] of augmented views.
+class FeatureSource:
+    """Features of splits for one frozen backbone, whatever asks for them: training, evaluation, a baseline.
 
-    With ``run["feature_cache"]`` they are kept in a file named by a hash of backbone weights, preprocessing,
-    augmentation, split and pictures, so that another run (another code length, say) reads them.
+    Args:
+        method: HashMethod whose backbone stays as it is.
+        recipe, run: see utils/config.py.
+        pictures: how many there are in all splits; for a few the dynamic network computes.
+        say: callable of a line.
     """
-    if split.features is not None:
-        return np.asarray(split.features, dtype="float32")
-    spec = recipe_spec(recipe)
-    drawn = [recipe["augment"], views, recipe["split_seed"]] if views else []
-    path = None
-    if run["feature_cache"]:
-        digest = hashlib.sha256(repr([spec, split.sha256(), method.feature_key, recipe["backbone"], drawn]).encode())
-        for key, value in sorted(method.backbone.state_dict().items()):
-            digest.update(key.encode() + value.numpy().tobytes())
-        _hash_pictures(digest, split.images)
-        path = os.path.join(run["feature_cache"], f"{digest.hexdigest()[:20]}.npy")
-        if all(gather_objects(os.path.isfile(path))):  # the ranks agree, whatever another run writes meanwhile
-            try:
-                return np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError, EOFError) as error:
-                raise InputError(f"{path} in the feature cache is damaged ({error}); remove it") from error
-    training = method.training
-    method.eval()
-    batches = pieces(shard(len(split)), recipe["eval_batch_size"])
-    items = Items(split, spec, views, recipe["augment"], recipe["split_seed"])
-    own = []
-    for batch in bar(load_batches(items, batches, run["num_workers"]), len(batches), f"features {split.name}"):
-        parts = [method.backbone_features(batch[f"image{view}"]).numpy() for view in range(max(views, 1))]
-        own.append(np.stack(parts, 1) if views else parts[0])
-    if training:
-        method.train()
-    features = np.concatenate([part for rank_parts in gather_objects(own) for part in rank_parts])
-    if path and is_main():
-        with atomic_path(path) as temporary:
-            np.save(temporary, features)
-    barrier()
-    return features
+
+    def __init__(self, method, recipe, run, pictures, say=print):
+        self.method, self.recipe, self.run, self.say = method, recipe, run, say
+        self.fast = pictures >= FEW or recipe["precision"] != "fp32"
+        self.spec = recipe_spec(recipe)
+        self.backbone = FrozenBackbone(method, recipe["precision"], lambda text: self.say(text))
+        self.weights = None
+
+    def __call__(self, split, views=0):
+        """Raw backbone features of a split, on every rank.
+
+        Args:
+            split: utils.datasets.base.Split; one with features of its own hands them on.
+            views: draw this many augmented views of each picture, from the recipe's ``split_seed``; 0 = as it is.
+
+        Returns:
+            array-like float32 [N, ...], or [N, views, ...]: an ndarray, or StoredFeatures mapped from the store.
+
+        Raises:
+            InputError: a picture that cannot be read, a full disk, a precision that the CPU has not got.
+        """
+        if split.features is not None:
+            return np.asarray(split.features, dtype="float32")
+        training = self.method.training
+        self.method.eval()
+        items = Items(split, self.spec, views, self.recipe["augment"], self.recipe["split_seed"])
+        try:
+            self._prepare(items)
+            folder = store_folder(self.run)
+            return self._compute(items, views) if folder is None else self._stored(folder, items, split, views)
+        finally:
+            if training:
+                self.method.train()
+
+    def _prepare(self, items):
+        """Choose what computes, by the first pictures."""
+        if self.backbone.engine is None and self.fast:
+            first = next(iter(load_batches(items, [np.arange(min(SAMPLE, len(items)))])))
+            self.backbone.prepare(first["image0"].numpy())
+
+    @property
+    def engine(self):
+        """What computes, as results name it."""
+        return self.backbone.engine or DYNAMIC
+
+    def _features(self, items, batches, views, title):
+        """Yield the features of batches of positions, [n, ...] or [n, views, ...]."""
+        for batch in bar(load_batches(items, batches, self.run["num_workers"]), len(batches), title):
+            parts = [self.backbone(batch[f"image{view}"].numpy()) for view in range(max(views, 1))]
+            yield np.stack(parts, 1) if views else parts[0]
+
+    def _compute(self, items, views):
+        """All features in memory; the ranks share the work."""
+        own = np.array_split(np.arange(len(items)), world_size())[rank()]
+        batches = pieces(own, self.recipe["eval_batch_size"])
+        parts = list(self._features(items, batches, views, f"features {items.split.name}"))
+        return np.concatenate([part for parts_of_rank in gather_objects(parts) for part in parts_of_rank])
+
+    def _stored(self, folder, items, split, views):
+        """Features from the store; those it has not are computed, shared among the ranks, and added."""
+        drawn = None
+        if views:  # a view follows the picture's position, as in training
+            drawn = [self.recipe["augment"], views, self.recipe["split_seed"]]
+        space = Space(folder, self._about(drawn), self.say)
+        keys = image_keys(split.images, (lambda i: i) if views else None)
+        todo = space.missing(keys)
+        barrier()  # all ranks have looked before one writes
+        if len(todo):
+            self.say(f"features of {split.name}: {len(keys) - len(todo)} of {len(keys)} pictures are in {folder}")
+        size = self.recipe["eval_batch_size"]
+        for part in pieces(np.array_split(todo, world_size())[rank()], max(1, PIECE // max(views, 1))):
+            rows = np.concatenate(list(self._features(items, pieces(part, size), views, f"features {split.name}")))
+            space.add([keys[i] for i in part], rows)
+        barrier()
+        space.refresh()
+        return space.find(keys)
+
+    def _about(self, drawn):
+        """What features depend on beside the picture, as plain values."""
+        if self.weights is None:
+            digest = hashlib.sha256()
+            for key, value in sorted(self.method.backbone.state_dict().items()):
+                digest.update(key.encode() + value.numpy().tobytes())
+            self.weights = digest.hexdigest()
+        return {"backbone": self.recipe["backbone"], "weights": self.weights, "features": self.method.feature_key,
+                "preprocess": self.spec, "views": drawn, "engine": self.engine}

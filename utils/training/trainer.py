@@ -12,7 +12,6 @@ from utils.training import amp
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 from utils.training.distributed import barrier, gather_objects, is_main, rank, world_size
 from utils.training.evaluator import describe
-from utils.training.features import split_features
 from utils.training.loader import Items, cached_batches, epoch_order, load_batches
 from utils.training.logger import bar
 from utils.training.seeding import seed_everything
@@ -77,7 +76,7 @@ def best_files(run):
     return [os.path.join(folder, "best.safetensors") for folder in folders]
 
 
-def fit(method, train, evaluator, recipe, run, log, optimizer, state, extra=None):
+def fit(method, train, evaluator, recipe, run, log, optimizer, state, source, extra=None):
     """Train, evaluate every ``eval_epoch`` epochs, keep the latest and the best checkpoint.
 
     Args:
@@ -88,6 +87,7 @@ def fit(method, train, evaluator, recipe, run, log, optimizer, state, extra=None
         log: RunLog.
         optimizer, state: of ``start``; the state is kept up to date (``epoch``, ``best_score``, ``best_epoch``,
             ``history``, ``seconds``, ``images``).
+        source: FeatureSource of the run.
         extra: dict of plain values stored in every checkpoint (``data`` for rebuilding the method among them).
 
     Returns:
@@ -102,7 +102,7 @@ def fit(method, train, evaluator, recipe, run, log, optimizer, state, extra=None
             shutil.copyfile(earlier, temporary)
     parallel = paddle.DataParallel(method) if world_size() > 1 else method
 
-    features, views = training_features(method, train, recipe, run)
+    features, views = training_features(method, train, recipe, run, source)
     items = Items(train, recipe_spec(recipe), method.views, recipe["augment"], recipe["seed"])
 
     report = None
@@ -151,8 +151,11 @@ def broadcast(tensors):
             paddle.distributed.broadcast(tensor, 0)
 
 
-def training_features(method, train, recipe, run):
+def training_features(method, train, recipe, run, source):
     """Fit the normalisations and compute once what need not be computed in every epoch.
+
+    Args:
+        source: FeatureSource.
 
     Returns:
         (features, views): float32 [N, ...] with views 0 (un-augmented, or given with the data), or [N, cached_views,
@@ -165,13 +168,13 @@ def training_features(method, train, recipe, run):
         return None, 0
     once = given or recipe["augment"] == "none" and recipe["cache_features"]
     fit_norm = recipe["feature_norm"] != "none" and not run["resume"]
-    plain = split_features(method, train, recipe, run) if once or fit_norm else None
+    plain = source(train) if once or fit_norm else None
     if fit_norm:
         method.norm.fit(plain)
     if once:
         return plain, 0
     if recipe["cached_views"]:
-        return split_features(method, train, recipe, run, recipe["cached_views"]), method.views
+        return source(train, recipe["cached_views"]), method.views
     return None, 0
 
 
