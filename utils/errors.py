@@ -1,9 +1,31 @@
 """A user's mistake: one clear line and a non-zero exit status, never a traceback."""
+import re
 import sys
+
+# what moves a cursor, ends a line or turns the direction of writing, and halves of characters (bytes that are no UTF-8)
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def printable(text):
+    """A text with a foreign name in it, as one line that any terminal and file takes and shows as it is.
+
+    Control characters and the like are written as in Python, a line end as ``\\n``; bytes of a file name that are no
+    UTF-8 as ``\\xff``. Everything else stays.
+    """
+    def escaped(match):
+        code = ord(match[0])
+        if 0xdc80 <= code <= 0xdcff:  # how Python keeps such bytes of a file name
+            code -= 0xdc00
+        return _SHORT.get(match[0]) or (f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}")
+    return _UNSEEN.sub(escaped, str(text))
 
 
 class InputError(Exception):
     """What is wrong, where, and what to do, in one line. Raised for anything a user can mend."""
+
+    def __str__(self):
+        return printable(super().__str__())
 
 
 def run_main(main, argv=None):

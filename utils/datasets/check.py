@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.datasets.base import Split
 from utils.datasets.names import load_spec
+from utils.errors import printable
 from utils.images import ImageError
 
 SHOWN = 20  # faults of one sort that are printed in full
@@ -128,4 +129,4 @@ def report(protocol, faults, fast):
             lines.append(f"fault: {sort}: and {count - SHOWN} more")
     how = "headers read" if fast else "images decoded"
     lines.append(f"{protocol.name}: {len(faults)} faults, {how}" if faults else f"{protocol.name}: no fault, {how}")
-    return lines
+    return [printable(line) for line in lines]

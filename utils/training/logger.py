@@ -5,7 +5,7 @@ import sys
 
 from tqdm import tqdm
 
-from utils.errors import InputError
+from utils.errors import InputError, printable
 from utils.training.distributed import is_main
 
 
@@ -47,6 +47,7 @@ class RunLog:
         """Print one line and append it to train.log."""
         if not self.active:
             return
+        text = printable(text)
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
         if self.file:

@@ -5,7 +5,7 @@ from typing import List, Optional
 import numpy as np
 
 from utils.datasets.base import FileImages, Split
-from utils.errors import InputError
+from utils.errors import InputError, printable
 
 WORDS = {"train": "train", "query": "query", "test": "query", "database": "database", "gallery": "database"}
 
@@ -57,7 +57,7 @@ def once(table, on_fault):
 
 def complain(message, on_fault):
     """Raise InputError, or give the message to ``on_fault`` (callable); in one line, whatever a cell or name holds."""
-    message = message.replace("\n", " ").replace("\r", " ")
+    message = printable(message)
     if on_fault is None:
         raise InputError(message)
     on_fault(message)
@@ -65,4 +65,4 @@ def complain(message, on_fault):
 
 def first_of(names, most, mark=", "):
     """The first ``most`` of the names in a row, and how many more there are."""
-    return mark.join(names[:most]).replace("\n", " ") + (f"{mark}and {len(names) - most} more" if len(names) > most else "")
+    return mark.join(map(printable, names[:most])) + (f"{mark}and {len(names) - most} more" if len(names) > most else "")

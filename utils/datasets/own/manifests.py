@@ -1,4 +1,5 @@
 """Manifests: a table of pictures as CSV, TSV or JSONL, a row a picture."""
+import collections
 import csv
 import io
 import json
@@ -136,19 +137,22 @@ def _csv_rows(path, on_fault):
 
 def _columns(names):
     """dict role -> name of its column. Raises ValueError."""
-    lower = [name.lower() for name in names]
-    twice = next((name for name in lower if name and lower.count(name) > 1), None)
+    names_of = collections.defaultdict(list)
+    for name in names:
+        names_of[name.lower()].append(name)
+    twice = next((name for name, some in names_of.items() if name and len(some) > 1), None)
     if twice:
         raise ValueError(f"two columns are named {twice}")
     found = {}
     for role, known in COLUMNS.items():
-        here = [name for name in names if name.lower() in known]
+        here = [name for word in known for name in names_of.get(word, ())]
         if len(here) > 1:
             raise ValueError(f"{' and '.join(here)} both name the {role}; keep one of them")
         if here:
             found[role] = here[0]
     if "path" not in found:
-        raise ValueError(f"no column path (or image, file, filename); there are {first_of(list(names), 8)}")
+        raise ValueError(f"no column path (or image, file, filename); there are "
+                         f"{first_of([' '.join(name.split()) for name in names], 8)}")
     return found
 
 

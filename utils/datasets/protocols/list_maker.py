@@ -9,7 +9,7 @@ import tempfile
 
 from utils.datasets import lists
 from utils.datasets.base import need_folder
-from utils.errors import InputError
+from utils.errors import InputError, printable
 from utils.files import sha256_file, write_json
 
 RECORD = "lists.json"
@@ -57,11 +57,11 @@ def write(folder, protocol, seed, texts, **more):
 
 def show(folder, record):
     """Print what was made: folder, notes, and the counts and SHA-256 of the files."""
-    print(f"{record['protocol']}: lists in {folder}, seed {record['seed']}")
+    print(printable(f"{record['protocol']}: lists in {folder}, seed {record['seed']}"))
     for key, value in record.items():
         if key not in ("protocol", "seed", "counts", "sha256"):
             value = ", ".join(f"{name} {count}" for name, count in value.items()) if isinstance(value, dict) else value
-            print(f"  {key.replace('_', ' ')}: {value}")
+            print(printable(f"  {key.replace('_', ' ')}: {value}"))
     for name, digest in record["sha256"].items():
         print(f"  {name:<13}{record['counts'].get(name[:-len('.txt')], ''):>7}  sha256 {digest}")
 

@@ -22,7 +22,7 @@ from utils.datasets import lists
 from utils.datasets.base import DATA, Spec, holds
 from utils.datasets.protocols.jpeg_encoder import encode_batch
 from utils.datasets.seeded import Draw, hashes, key, permutation
-from utils.errors import InputError
+from utils.errors import InputError, printable
 
 VERSION = 1  # part of the folder name: raise it whenever a pixel or a word of the set changes
 SIZE = 128
@@ -359,7 +359,7 @@ def make(root, seed, list_dir, sizes):
     """Generate the set below ``root`` (data/shapes by default)."""
     folder = locate(root, seed, sizes)
     generate(folder, all_sizes(sizes), seed)
-    print(f"shapes: {folder}")
+    print(printable(f"shapes: {folder}"))
 
 
 def load(root, seed, list_dir, sizes, on_fault):
