@@ -1,6 +1,9 @@
 """Order and content of the batches: a function of (seed, epoch, position), whatever the workers and ranks."""
+import threading
+
 import cv2
 import numpy as np
+import paddle
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,8 +68,8 @@ def test_workers_never_change_the_data(kind):
         items.epoch = epoch
         return [{key: value.numpy() for key, value in batch.items()}
                 for batch in loader.load_batches(items, loader.epoch_order(12, 4, 3, epoch, False), workers)]
-    plain, forked, later = read(0), read(2), read(0, epoch=2)
-    for a, b in zip(plain, forked):
+    plain, ahead, later = read(0), read(2), read(0, epoch=2)
+    for a, b in zip(plain, ahead):
         assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
         assert not np.array_equal(a["image0"], a["image1"])
     assert not np.array_equal(plain[0]["image0"], later[0]["image0"])
@@ -118,3 +121,42 @@ def test_reduced_decoding_reaches_the_batches():
         Split(name="query", ids=["a"], images=Files(1)), transforms.preprocess_spec(40, 32, decode=decode)),
         [np.array([0])])))["image0"].numpy() for decode in images.DECODES]
     assert 0 < np.abs(batches[0] - batches[1]).mean() < 0.05
+
+
+@pytest.mark.parametrize("decode", images.DECODES)
+def test_normalising_on_the_device_gives_the_same_bits(decode):
+    spec = transforms.preprocess_spec(40, 32, decode=decode)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype="uint8")
+    want = np.stack([transforms.normalise(picture, spec) for picture in pixels])
+    assert np.array_equal(loader.normalise_on_device(paddle.to_tensor(pixels), spec).numpy(), want)
+
+
+def test_a_consumer_that_stops_early_leaves_no_threads():
+    before = threading.active_count()
+    batches = loader.load_batches(loader.Items(split(40), SPEC), [np.arange(i, i + 4) for i in range(0, 40, 4)], 3)
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.slow
+def test_two_hundred_epochs_beside_other_work_end():
+    """Forked workers once stood still under load; threads must not."""
+    stop = threading.Event()
+
+    def load():
+        while not stop.is_set():
+            np.linalg.norm(np.random.default_rng(0).standard_normal((300, 300)) @ np.ones((300, 300)))
+    others = [threading.Thread(target=load, daemon=True) for _ in range(4)]
+    for thread in others:
+        thread.start()
+    try:
+        items = loader.Items(split(64), SPEC, views=1, kind="crop_flip")
+        seen = 0
+        for epoch in range(200):
+            items.epoch = epoch
+            for batch in loader.load_batches(items, loader.epoch_order(64, 16, 0, epoch, False), 2):
+                seen += int(paddle.matmul(batch["image0"].flatten(1), batch["image0"].flatten(1).t()).shape[0])
+        assert seen == 200 * 64
+    finally:
+        stop.set()

@@ -86,7 +86,7 @@ RUN = {
     "stop_epoch": Setting(None, "stop after this many epochs; the schedule ends at --epoch, and --resume goes on", kind=int, low=1),
     "overwrite": Setting(False, "start anew in a folder that holds a run"),
     "device": Setting("auto", "auto, cpu, gpu or gpu:N", kind=_device),
-    "num_workers": Setting(0, "loader processes per process; never changes the data", low=0),
+    "num_workers": Setting(2, "threads that load pictures ahead; they never change the data", low=0),
     "log_step": Setting(10, "steps between two log lines", low=1),
     "curves": Setting(False, "write PR, P@N and training curves as CSV and PNG at the last evaluation"),
     "visualdl": Setting(True, "write VisualDL scalars to <output_dir>/vdl"),

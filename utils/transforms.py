@@ -139,7 +139,7 @@ def normalise(image, spec, result=None):
     Args:
         result: float32 [3, H, W], contiguous, to write to (a place in a batch); None = a new array.
     """
-    tables = _tables(tuple(spec["mean"]), tuple(spec["std"]))
+    tables = byte_tables(tuple(spec["mean"]), tuple(spec["std"]))
     if result is None:
         result = np.empty((3,) + image.shape[:2], np.float32)
     for channel in range(3):
@@ -148,7 +148,7 @@ def normalise(image, spec, result=None):
 
 
 @functools.lru_cache(maxsize=8)
-def _tables(mean, std):
+def byte_tables(mean, std):
     """float32 [3, 1, 256]: the normalised value of each byte."""
     values = np.arange(256) / 255
     return ((values - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)[:, None]

@@ -1,24 +1,22 @@
 """Splits -> batches of tensors. What an item looks like depends on (seed, epoch, position) only.
 
-So the number of worker processes, of ranks, and of earlier epochs never changes the data.
+So the number of workers, of ranks, and of earlier epochs never changes the data.
 """
-import functools
-
 import numpy as np
 import paddle
 
-from utils.errors import InputError
 from utils.images import read
+from utils.prefetch import ordered
 from utils.training.distributed import rank, world_size
 from utils.training.seeding import derive
-from utils.transforms import centre, item_rng, normalise, vary
+from utils.transforms import byte_tables, centre, item_rng, normalise, vary
 
 
-class Items(paddle.io.Dataset):
-    """Items of a split as dicts of arrays, for paddle.io.DataLoader. Images are uint8 until ``collate``.
+class Items:
+    """Items of a split, as the places of a batch want them.
 
     Args:
-        split: utils.datasets.Split.
+        split: utils.datasets.base.Split.
         spec: preprocessing dict (utils/transforms.py).
         views: augmented views per image (``image0``, ``image1``); 0 gives one un-augmented view.
         kind: augmentation.
@@ -26,51 +24,28 @@ class Items(paddle.io.Dataset):
     """
 
     def __init__(self, split, spec, views=0, kind="none", seed=0):
-        super().__init__()
         self.split, self.spec, self.views, self.kind, self.seed = split, spec, views, kind, seed
         self.epoch = 0
 
     def __len__(self):
         return len(self.split)
 
-    def __getitem__(self, position):
-        try:
-            item = {"index": np.int64(position)}
-            if self.split.labels is not None:
-                item["label"] = self.split.labels[position].astype("float32")
-            if self.split.text_features is not None:
-                item["text"] = np.asarray(self.split.text_features[position], dtype="float32")
-            if self.split.features is not None:
-                item["feature0"] = np.asarray(self.split.features[position], dtype="float32")
-                return item
-            image = read(self.split.images, position, self.spec, self.kind if self.views else "none")
-            if not self.views:
-                item["image0"] = centre(image, self.spec)
-            for view in range(self.views):
-                rng = item_rng(self.seed, self.epoch, position, view)
-                item[f"image{view}"] = vary(image, self.spec, self.kind, rng)
-            return item
-        except InputError as error:  # a worker process would wrap it in a traceback
-            return {"error": str(error)}
+    def columns(self, positions):
+        """What needs no picture: dict of arrays for a batch of positions."""
+        batch = {"index": np.asarray(positions, "int64")}
+        for name, column in (("label", self.split.labels), ("text", self.split.text_features),
+                             ("feature0", self.split.features)):
+            if column is not None:
+                batch[name] = np.asarray(column[positions], dtype="float32")
+        return batch
 
-
-def collate(items, spec):
-    """List of item dicts -> dict of stacked arrays, images normalised; a broken image becomes one error.
-
-    Images uint8 [crop, crop, 3] are written as float32 right into their place in the batch [N, 3, crop, crop].
-    """
-    for item in items:
-        if "error" in item:  # as bytes: DataLoader hands on arrays only
-            return {"error": np.frombuffer(item["error"].encode("utf-8", "replace"), dtype="uint8")}
-    batch = {}
-    for key in items[0]:
-        if key.startswith("image"):
-            batch[key] = np.empty((len(items), 3) + items[0][key].shape[:2], "float32")
-            for item, place in zip(items, batch[key]):
-                normalise(item[key], spec, place)
-        else:
-            batch[key] = np.stack([item[key] for item in items])
-    return batch
+    def pictures(self, position):
+        """The views of one picture: list of uint8 [crop, crop, 3]. Raises InputError, which names the picture."""
+        image = read(self.split.images, position, self.spec, self.kind if self.views else "none")
+        if not self.views:
+            return [centre(image, self.spec)]
+        return [vary(image, self.spec, self.kind, item_rng(self.seed, self.epoch, position, view))
+                for view in range(self.views)]
 
 
 def epoch_order(n, batch_size, seed, epoch, drop_last):
@@ -95,31 +70,65 @@ def epoch_order(n, batch_size, seed, epoch, drop_last):
     return [np.split(batch, world)[rank()] for batch in batches]
 
 
-def load_batches(items, batches, num_workers=0):
+def load_batches(items, batches, workers=0):
     """Yield dicts of tensors for the given lists of positions, in order.
+
+    Args:
+        items: Items.
+        batches: list of int64 arrays of positions.
+        workers: threads that decode, and augment, two batches ahead; they never change the data.
 
     Raises:
         InputError: an image cannot be read; the message names it.
     """
-    loader = paddle.io.DataLoader(items, batch_sampler=_Batches(batches), num_workers=num_workers,
-                                  collate_fn=functools.partial(collate, spec=items.spec), return_list=True)
-    for batch in loader:
-        if "error" in batch:
-            raise InputError(batch["error"].numpy().tobytes().decode("utf-8"))
-        yield batch
+    on_gpu = paddle.get_device().startswith("gpu")
+    def fill(place):
+        batch, row, position = place
+        for view, image in enumerate(items.pictures(position)):
+            if on_gpu:
+                batch[f"image{view}"][row] = image
+            else:
+                normalise(image, items.spec, batch[f"image{view}"][row])
+        return batch
+
+    def places():
+        crop = items.spec["crop_size"]
+        shape, kind = ([crop, crop, 3], "uint8") if on_gpu else ([3, crop, crop], "float32")
+        for positions in batches:
+            batch = items.columns(positions)
+            for view in range(max(items.views, 1)):
+                batch[f"image{view}"] = np.empty([len(positions), *shape], kind)
+            yield from ((batch, row, position) for row, position in enumerate(positions))
+
+    if items.split.features is not None:
+        yield from ({key: paddle.to_tensor(value) for key, value in items.columns(positions).items()}
+                    for positions in batches)
+        return
+    done = ordered(fill, places(), workers, 2 * max(map(len, batches), default=0))
+    for positions in batches:
+        for _ in positions:
+            batch = next(done)
+        tensors = {key: paddle.to_tensor(value) for key, value in batch.items()}
+        if on_gpu:
+            tensors.update({key: normalise_on_device(value, items.spec) for key, value in tensors.items()
+                            if key.startswith("image")})
+        yield tensors
 
 
-class _Batches(paddle.io.BatchSampler):
-    """Fixed batches of positions in the form that DataLoader takes."""
+def normalise_on_device(images, spec):
+    """utils.transforms.normalise for a batch on its device, bit for bit: a quarter of the bytes travel there.
 
-    def __init__(self, batches):
-        self.batches = [batch.tolist() for batch in batches]
+    Args:
+        images: uint8 tensor [N, crop, crop, 3].
+        spec: preprocessing dict.
 
-    def __iter__(self):
-        return iter(self.batches)
-
-    def __len__(self):
-        return len(self.batches)
+    Returns:
+        float32 [N, 3, crop, crop].
+    """
+    tables = paddle.to_tensor(byte_tables(tuple(spec["mean"]), tuple(spec["std"]))[:, 0])
+    channels = [paddle.gather(table, images[..., channel].flatten().astype("int32")).reshape(images.shape[:3])
+                for channel, table in enumerate(tables)]
+    return paddle.stack(channels, axis=1)
 
 
 def cached_batches(split, features, batches, views=0, seed=0, epoch=0):
