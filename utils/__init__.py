@@ -7,3 +7,5 @@ import utils.cpu  # noqa: F401  before Paddle too
 # the first concerns compiling custom operators only, the second every network with batch norm
 warnings.filterwarnings("ignore", message="No ccache found")
 warnings.filterwarnings("ignore", message="When training, we now always track global")
+
+__version__ = "0.3.0"
