@@ -8,20 +8,22 @@ import signal
 import socket
 import sys
 
-from main_single_gpu import job, resolve, use_cores
 from utils.cpu import USER_THREADS
 from utils.errors import InputError, run_main
 
 
-def worker(recipe, run, source):
+def worker(recipe, options, source):
     """One rank."""
     import paddle
+
+    from engine import run
+    from utils.training.device import use_cores
     paddle.disable_signal_handler()  # the launcher's SIGTERM should not print a C++ trace over the failed rank's line
-    if run["device"] == "cpu":
+    if options["device"] == "cpu":
         paddle.set_device("cpu")
     paddle.distributed.init_parallel_env()
     use_cores(int(os.environ.get("PADDLE_LOCAL_SIZE", paddle.distributed.get_world_size())))  # ranks of this machine
-    job(recipe, run, source)
+    run(recipe, options, source)
 
 
 def check_ports(first, count):
@@ -36,33 +38,37 @@ def check_ports(first, count):
 
 
 def main(argv):
-    recipe, run, source = resolve(argv)
     import paddle
-    gpus = paddle.device.cuda.device_count() if paddle.device.is_compiled_with_cuda() else 0
-    on_gpu = run["device"] != "cpu" and gpus > 0
-    if run["device"].startswith("gpu:"):
-        raise InputError(f"--device {run['device']}: every rank has its own GPU; choose them by CUDA_VISIBLE_DEVICES")
-    if run["device"] == "gpu" and not on_gpu:
+
+    from engine import resolve
+    from utils.training.device import gpu_count
+    recipe, options, source = resolve(argv)
+    gpus = gpu_count()
+    on_gpu = options["device"] != "cpu" and gpus > 0
+    if options["device"].startswith("gpu:"):
+        raise InputError(f"--device {options['device']}: every rank has its own GPU; choose them by "
+                         "CUDA_VISIBLE_DEVICES")
+    if options["device"] == "gpu" and not on_gpu:
         raise InputError("--device gpu: this machine or this Paddle has no GPU; use --device cpu")
     if "PADDLE_TRAINER_ID" in os.environ:  # started by paddle.distributed.launch
-        return worker(recipe, run, source)
-    nprocs = run["nprocs"] or (gpus if on_gpu else 2)
+        return worker(recipe, options, source)
+    nprocs = options["nprocs"] or (gpus if on_gpu else 2)
     if on_gpu and nprocs > gpus:
         raise InputError(f"--nprocs {nprocs}, and this machine has {gpus} GPUs")
-    options = {}
-    if run["port"]:
-        check_ports(run["port"], nprocs)
-        options["started_port"] = run["port"]
+    settings = {}
+    if options["port"]:
+        check_ports(options["port"], nprocs)
+        settings["started_port"] = options["port"]
     if not on_gpu:
-        run["device"] = "cpu"
+        options["device"] = "cpu"
         # spawn would pick it by the build, which may have GPUs that this job does not use
-        options["backend"] = "gloo"
+        settings["backend"] = "gloo"
     if not USER_THREADS:
         os.environ.pop("OMP_NUM_THREADS", None)  # set by Paddle, not by the user: the ranks must not take it over
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # through the `finally` below: no rank outlives the job
     ranks = None
     try:
-        ranks = paddle.distributed.spawn(worker, args=(recipe, run, source), nprocs=nprocs, join=False, **options)
+        ranks = paddle.distributed.spawn(worker, args=(recipe, options, source), nprocs=nprocs, join=False, **settings)
         while not ranks.join():
             pass
     except Exception as error:  # spawn raises a bare Exception that holds the failed rank's traceback as text

@@ -13,10 +13,11 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import numpy as np  # noqa: E402
 
-from main_single_gpu import choose_device, complete, load_data, resolve, use_cores  # noqa: E402
+from engine import complete, load_data, resolve  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.retrieval.hamming import pack  # noqa: E402
 from utils.retrieval.metrics import evaluate, format_line  # noqa: E402
+from utils.training.device import choose_device, use_cores  # noqa: E402
 
 SEEDS = (0, 1, 2)
 

@@ -243,15 +243,14 @@ def train_head(options, split, x, seed):
     from models.method import DataFacts
     from utils.config import parse
     from utils.training.loader import cached_batches, epoch_order
-    from utils.training.trainer import OPTIMIZERS
+    from utils.training.optim import make_optimizer
     flags = ["--config", os.path.join(os.path.dirname(__file__), "..", "configs", "dhn", "cifar10-1_frozen.yaml"),
              "--method", "dhn", "--bit", str(options.bit), "--backbone", f"precomputed:{x.shape[1]}"]
     recipe, _, _ = parse(flags, {name: method.settings for name, method in METHODS.items()})
     paddle.seed(seed)
     method = build_method(recipe, DataFacts(len(split), split.labels.shape[1]))
     method.norm.fit(x)
-    optimizer = OPTIMIZERS[recipe["optimizer"]](recipe["learning_rate"], method.param_groups(recipe["head_lr_mult"]),
-                                                recipe)
+    optimizer = make_optimizer(method, recipe)
     method.train()
     for epoch in range(options.epoch):
         method.start_epoch(epoch, 10)

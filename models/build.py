@@ -62,7 +62,7 @@ def load_method(path):
     Raises:
         InputError: unreadable checkpoint, or one of an unknown method.
     """
-    _, meta = open_checkpoint(path)
+    _, meta = open_checkpoint(path, tensors=False)
     recipe = meta["recipe"]
     if recipe["method"] not in METHODS:
         own = recipe.get("method_file")

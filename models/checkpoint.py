@@ -7,11 +7,12 @@ from utils.errors import InputError
 from utils.training.checkpoint import find_checkpoint, load_checkpoint
 
 
-def open_checkpoint(name):
+def open_checkpoint(name, tensors=True):
     """Read a checkpoint without executing anything in it.
 
     Args:
         name: as for utils.training.checkpoint.find_checkpoint.
+        tensors: False = the meta alone; the dict of arrays of one of our files is empty then.
 
     Returns:
         (dict name -> ndarray, meta dict); see utils.training.checkpoint.load_checkpoint.
@@ -21,7 +22,7 @@ def open_checkpoint(name):
     """
     path = find_checkpoint(name)
     if not os.path.isfile(path) or file_format(path) not in ("pickle", "zip"):
-        return load_checkpoint(path)
+        return load_checkpoint(path, tensors)
     arrays = read_weights(path)
     if is_whole_model(arrays):
         return as_checkpoint(arrays, path)

@@ -1,7 +1,19 @@
-"""Checkpoints: one .safetensors file, arrays plus a JSON of plain values. Loading executes nothing.
+"""Checkpoints: one .safetensors file, arrays plus a JSON of plain values (the meta). Loading executes nothing.
 
 ``paddle.load`` unpickles, and a crafted pickle runs code; safetensors cannot. A checkpoint is written
 to a temporary name and renamed, so killing the process at any moment leaves the previous one whole.
+
+Arrays are named ``model/<state>`` and ``optimizer/<state>``. The meta is made here (``describe``, ``save``):
+
+    recipe       the resolved recipe
+    data         what the method was built from: num_train, num_classes, text_dim
+    protocol     Protocol.record() of the training run
+    classes      names of the label columns
+    vectorizer   plain values of the text vectoriser, or None
+    state        of the training loop: epoch, best_score, best_epoch, history, seconds, images, started_from
+    epoch        epochs trained
+    fingerprint  of recipe and weights
+    optimizer    its plain values; only in a checkpoint that training can go on from
 """
 import json
 import os
@@ -12,19 +24,21 @@ from safetensors.numpy import save_file
 
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.transforms import recipe_spec
 
 FORMAT = "paddledeephash-checkpoint-1"
 BEST, LATEST = "best.safetensors", "latest.safetensors"  # the two checkpoints of a run folder
 ENDINGS = (".safetensors", ".pdparams")
 
 
+# the file -------------------------------------------------------------------------------
 def save_checkpoint(path, tensors, meta):
     """Write arrays and plain values to ``path`` atomically.
 
     Args:
         path: file name, by convention ``*.safetensors``.
-        tensors: dict name -> ndarray. The trainer uses the prefixes ``model/`` and ``optimizer/``.
-        meta: JSON-able dict (recipe, epoch, fingerprint, ...).
+        tensors: dict name -> ndarray.
+        meta: JSON-able dict.
 
     Raises:
         InputError: the file cannot be written (no permission, disk full).
@@ -58,8 +72,8 @@ def find_checkpoint(name, of_a_run=BEST):
     return found[0]
 
 
-def load_checkpoint(path):
-    """Read what ``save_checkpoint`` wrote: (dict name -> ndarray, meta dict).
+def load_checkpoint(path, tensors=True):
+    """Read what ``save_checkpoint`` wrote: (dict name -> ndarray, meta dict); without ``tensors`` the dict is empty.
 
     Raises:
         InputError: no such file, not a checkpoint of this project, or a truncated one.
@@ -72,6 +86,84 @@ def load_checkpoint(path):
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not a checkpoint of this project (a .safetensors file that "
                                  "main_single_gpu.py wrote); backbone weights go to --backbone-weights")
-            return {key: file.get_tensor(key) for key in file.keys()}, json.loads(metadata["meta"])
+            arrays = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}
+            return arrays, json.loads(metadata["meta"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path} is damaged or not a checkpoint ({error}); use another one") from error
+
+
+# of a training run ----------------------------------------------------------------------
+def describe(recipe, data, protocol, vectorizer):
+    """The part of the meta that stays the same over a run.
+
+    Args:
+        recipe: resolved recipe.
+        data: dict num_train, num_classes, text_dim.
+        protocol: utils.datasets.base.Protocol.
+        vectorizer: plain values, or None.
+    """
+    return {"recipe": recipe, "data": data, "protocol": protocol.record(), "classes": protocol.classes,
+            "vectorizer": vectorizer}
+
+
+def save(path, method, optimizer, about, state):
+    """Write a method as a checkpoint.
+
+    Args:
+        path: file name.
+        method: HashMethod.
+        optimizer: None leaves out what only training needs: the file holds what evaluation and export need.
+        about: of ``describe``.
+        state: of the training loop, plain values.
+    """
+    tensors = {f"model/{key}": value.numpy() for key, value in method.state_dict().items()
+               if optimizer is not None or not key.startswith(method.training_state)}
+    meta = {**about, "state": state, "epoch": state["epoch"],
+            "fingerprint": method.fingerprint(recipe_spec(about["recipe"]))}
+    if optimizer is not None:
+        values = optimizer.state_dict()
+        meta["optimizer"] = {key: value for key, value in values.items() if isinstance(value, (int, float))}
+        tensors.update({f"optimizer/{key}": value.numpy() for key, value in values.items()
+                        if hasattr(value, "numpy")})
+    save_checkpoint(path, tensors, meta)
+
+
+def check_same_data(path, meta, protocol):
+    """Refuse to go on from checkpoint ``path`` where the data are not those that it was trained on.
+
+    Raises:
+        InputError: other items or labels, or a file that does not say which it was trained on.
+    """
+    if "protocol" not in meta:  # a whole model of paddle_hashnet
+        raise InputError(f"{path} holds weights only, so training cannot continue exactly; start from them with "
+                         "--pretrained")
+    if meta["protocol"]["sha256"] != protocol.record()["sha256"]:
+        raise InputError(f"{path} was made with other images or labels of {meta['recipe']['dataset']} than those "
+                         "found now, so training cannot continue exactly; start from these weights with --pretrained")
+
+
+def restore(path, method, optimizer):
+    """Load weights, training state and optimizer of a checkpoint; returns the loop's state.
+
+    Random generators need no state: they are seeded from (seed, epoch) (utils/training/seeding.py).
+
+    Raises:
+        InputError: no optimizer state in it, or entries that do not fit.
+    """
+    import paddle  # inside: utils/config.py takes names from here, and commands that need no Paddle import it
+
+    tensors, meta = load_checkpoint(path)
+    if "optimizer" not in meta:
+        raise InputError(f"{path} holds no optimizer state, so training cannot continue exactly; resume from "
+                         f"{LATEST}, or start from these weights with --pretrained")
+    state = {key[len("model/"):]: value for key, value in tensors.items() if key.startswith("model/")}
+    slots = {key[len("optimizer/"):]: paddle.to_tensor(value) for key, value in tensors.items()
+             if key.startswith("optimizer/")}
+    own = method.state_dict()
+    faults = [key for key in own if key not in state or list(state[key].shape) != list(own[key].shape)]
+    if faults or len(own) != len(state):
+        raise InputError(f"{path} does not fit the recipe and the data: {', '.join(faults[:5]) or 'unknown entries'}")
+    for key, value in own.items():
+        value.set_value(state[key])
+    optimizer.set_state_dict({**slots, **meta["optimizer"]})
+    return meta["state"]

@@ -73,3 +73,10 @@ def barrier():
     """Wait for all ranks."""
     if world_size() > 1:
         dist.barrier()
+
+
+def broadcast(tensors):
+    """Give every rank the values of rank 0."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)

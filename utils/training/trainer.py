@@ -1,52 +1,53 @@
 """The training loop. It knows no method by name: only the contract in models/method.py."""
+import dataclasses
 import math
 import os
 import shutil
 import time
+from typing import Any
 
 import paddle
 
 from utils.errors import InputError
 from utils.files import atomic_path
-from utils.training import amp
-from utils.training.checkpoint import load_checkpoint, save_checkpoint
-from utils.training.distributed import barrier, gather_objects, is_main, rank, world_size
+from utils.training import amp, checkpoint, optim
+from utils.training.distributed import barrier, broadcast, gather_objects, is_main, rank, world_size
 from utils.training.evaluator import describe
 from utils.training.loader import Items, cached_batches, epoch_order, load_batches
 from utils.training.logger import bar
 from utils.training.seeding import seed_everything
 from utils.transforms import recipe_spec
 
-OPTIMIZERS = {
-    "momentum": lambda lr, groups, recipe: paddle.optimizer.Momentum(
-        lr, momentum=recipe["momentum"], parameters=groups, weight_decay=recipe["weight_decay"]),
-    "sgd": lambda lr, groups, recipe: paddle.optimizer.SGD(lr, parameters=groups, weight_decay=recipe["weight_decay"]),
-    "adam": lambda lr, groups, recipe: paddle.optimizer.Adam(
-        lr, parameters=groups, weight_decay=recipe["weight_decay"] or None),
-    "adamw": lambda lr, groups, recipe: paddle.optimizer.AdamW(
-        lr, parameters=groups, weight_decay=recipe["weight_decay"]),
-    # torch's defaults (rho .99, eps outside the root are not Paddle's): the seeds' recipes were made with them
-    "rmsprop": lambda lr, groups, recipe: paddle.optimizer.RMSProp(
-        lr, rho=0.99, epsilon=1e-8, parameters=groups, weight_decay=recipe["weight_decay"] or None),
-}
+
+@dataclasses.dataclass
+class Training:
+    """What the loop works on.
+
+    Attributes:
+        method: HashMethod.
+        train: training split (utils.datasets.base.Split).
+        recipe, run: see utils/config.py.
+        optimizer: of utils/training/optim.py.
+        state: plain values that go into every checkpoint (``epoch``, ``best_score``, ``best_epoch``, ``history``,
+            ``seconds``, ``images``, ``started_from``); kept up to date.
+        source: FeatureSource of the run.
+    """
+
+    method: Any
+    train: Any
+    recipe: dict
+    run: dict
+    optimizer: Any
+    state: dict
+    source: Any
+
+    def path(self, name):
+        """A file of the run folder."""
+        return os.path.join(self.run["output_dir"], name)
 
 
-def learning_rate(recipe, epoch):
-    """Learning rate of epoch ``epoch`` (from 0), before the groups' multipliers."""
-    base = recipe["learning_rate"]
-    if recipe["lr_schedule"] == "step":
-        return base * recipe["lr_gamma"] ** (epoch // recipe["lr_step"])
-    if recipe["lr_schedule"] == "cosine":
-        low = base * recipe["lr_min_ratio"]
-        return low + (base - low) * (1 + math.cos(math.pi * epoch / max(recipe["epoch"], 1))) / 2
-    return base
-
-
-def start(method, train, recipe, run):
-    """Optimizer and state of the loop, of a new run or of the checkpoint ``run["resume"]``; writes nothing.
-
-    Returns:
-        (optimizer, state): plain values that go into every checkpoint.
+def start(method, train, recipe, run, source):
+    """The Training of a new run, or of the checkpoint ``run["resume"]``; writes nothing.
 
     Raises:
         InputError: too few images for a step; a format of ``amp`` that the device has not; a checkpoint that does not
@@ -56,39 +57,35 @@ def start(method, train, recipe, run):
     if not epoch_order(len(train), recipe["batch_size"], 0, 0, recipe["drop_last"]):
         raise InputError(f"the training split has {len(train)} images, too few for a step of {world_size()} x "
                          f"{recipe['batch_size']}; lower --batch-size or give more images")
-    groups = method.param_groups(recipe["head_lr_mult"])
-    optimizer = OPTIMIZERS[recipe["optimizer"]](recipe["learning_rate"], groups, recipe)
+    optimizer = optim.make_optimizer(method, recipe)
     if not run["resume"]:
-        return optimizer, {"epoch": 0, "best_score": None, "best_epoch": None, "history": [], "seconds": 0.0,
-                           "images": 0, "started_from": run["pretrained"]}
-    state = restore(run["resume"], method, optimizer)
+        state = {"epoch": 0, "best_score": None, "best_epoch": None, "history": [], "seconds": 0.0, "images": 0,
+                 "started_from": run["pretrained"]}
+        return Training(method, train, recipe, run, optimizer, state, source)
+    state = checkpoint.restore(run["resume"], method, optimizer)
     if state["epoch"] > recipe["epoch"]:
         raise InputError(f"{run['resume']} has finished {state['epoch']} epochs; raise --epoch to go on")
-    if state["best_epoch"] and not any(map(os.path.isfile, best_files(run))):
-        raise InputError(f"{best_files(run)[0]} is missing: the best checkpoint so far, of epoch "
-                         f"{state['best_epoch']}; put it there, or start anew from these weights with --pretrained")
-    return optimizer, state
+    best = best_files(run)
+    if state["best_epoch"] and not any(map(os.path.isfile, best)):
+        raise InputError(f"{best[0]} is missing: the best checkpoint so far, of epoch {state['best_epoch']}; put it "
+                         "there, or start anew from these weights with --pretrained")
+    return Training(method, train, recipe, run, optimizer, state, source)
 
 
 def best_files(run):
     """Where a run keeps its best checkpoint, and where the run that it continues kept it."""
     folders = run["output_dir"], os.path.dirname(run["resume"] or "")
-    return [os.path.join(folder, "best.safetensors") for folder in folders]
+    return [os.path.join(folder, checkpoint.BEST) for folder in folders]
 
 
-def fit(method, train, evaluator, recipe, run, log, optimizer, state, source, extra=None):
+def fit(training, evaluator, log, about):
     """Train, evaluate every ``eval_epoch`` epochs, keep the latest and the best checkpoint.
 
     Args:
-        method: HashMethod.
-        train: training split.
+        training: of ``start``.
         evaluator: callable method -> report (utils/training/evaluator.py).
-        recipe, run: see utils/config.py.
         log: RunLog.
-        optimizer, state: of ``start``; the state is kept up to date (``epoch``, ``best_score``, ``best_epoch``,
-            ``history``, ``seconds``, ``images``).
-        source: FeatureSource of the run.
-        extra: dict of plain values stored in every checkpoint (``data`` for rebuilding the method among them).
+        about: of checkpoint.describe.
 
     Returns:
         The report of the last epoch's evaluation; None where no epoch was left to train.
@@ -96,13 +93,14 @@ def fit(method, train, evaluator, recipe, run, log, optimizer, state, source, ex
     Raises:
         InputError: a non-finite loss term (named, with step and images), a picture that cannot be read, a full disk.
     """
+    method, train, recipe, run, state = (training.method, training.train, training.recipe, training.run,
+                                         training.state)
     best, earlier = best_files(run)
     if is_main() and state["best_epoch"] and not os.path.isfile(best):
         with atomic_path(best) as temporary:
             shutil.copyfile(earlier, temporary)
     parallel = paddle.DataParallel(method) if world_size() > 1 else method
-
-    features, views = training_features(method, train, recipe, run, source)
+    features, views = training_features(training)
     items = Items(train, recipe_spec(recipe), method.views, recipe["augment"], recipe["seed"])
 
     report = None
@@ -112,14 +110,13 @@ def fit(method, train, evaluator, recipe, run, log, optimizer, state, source, ex
         items.epoch = epoch
         method.train()
         method.start_epoch(epoch, recipe["epoch"])
-        optimizer.set_lr(learning_rate(recipe, epoch))
         order = epoch_order(len(train), recipe["batch_size"], recipe["seed"], epoch, recipe["drop_last"])
         if features is not None:
             batches = cached_batches(train, features, order, views, recipe["seed"], epoch)
         else:
             batches = load_batches(items, order, run["num_workers"])
         with amp.backbone(method, recipe["amp"]):
-            mean_loss = train_epoch(method, parallel, optimizer, batches, order, train, epoch, recipe, run, log)
+            mean_loss = train_epoch(training, parallel, batches, order, epoch, log)
         # running statistics of batch norm differ by rank: the ranks would encode their shares of a split with different
         # networks, and a resumed run would not equal an uninterrupted one
         broadcast(value for key, value in method.state_dict().items()
@@ -139,28 +136,27 @@ def fit(method, train, evaluator, recipe, run, log, optimizer, state, source, ex
                 log.scalar("eval/score", score, epoch + 1)
             if score is None or state["best_score"] is None or score > state["best_score"]:
                 state["best_score"], state["best_epoch"] = score, epoch + 1
-                save(best, method, None, recipe, state, extra)
-        save(os.path.join(run["output_dir"], "latest.safetensors"), method, optimizer, recipe, state, extra)
+                save(best, method, None, about, state)
+        save(training.path(checkpoint.LATEST), method, training.optimizer, about, state)
     return report
 
 
-def broadcast(tensors):
-    """Give every rank the values of rank 0."""
-    if world_size() > 1:
-        for tensor in tensors:
-            paddle.distributed.broadcast(tensor, 0)
+def save(path, method, optimizer, about, state):
+    """Write a checkpoint on the rank that writes files; the others wait."""
+    if is_main():
+        checkpoint.save(path, method, optimizer, about, state)
+    barrier()
 
 
-def training_features(method, train, recipe, run, source):
+def training_features(training):
     """Fit the normalisations and compute once what need not be computed in every epoch.
-
-    Args:
-        source: FeatureSource.
 
     Returns:
         (features, views): float32 [N, ...] with views 0 (un-augmented, or given with the data), or [N, cached_views,
         ...] with the number of views a step draws; (None, 0) where the backbone runs in every step.
     """
+    method, train, recipe, run, source = (training.method, training.train, training.recipe, training.run,
+                                          training.source)
     if not run["resume"]:
         method.fit(train)
     given = train.features is not None
@@ -178,8 +174,10 @@ def training_features(method, train, recipe, run, source):
     return None, 0
 
 
-def train_epoch(method, parallel, optimizer, batches, order, train, epoch, recipe, run, log):
+def train_epoch(training, parallel, batches, order, epoch, log):
     """One pass; returns the mean of the total loss, over all ranks. The log line carries what TIPC readers look for."""
+    method, optimizer, recipe, run = training.method, training.optimizer, training.recipe, training.run
+    optimizer.set_lr(optim.learning_rate(recipe, epoch))
     scaler = amp.scaler(recipe["amp"])
     total, reader, batch_cost, since, count = 0.0, 0.0, 0.0, 0, 0
     before = time.time()
@@ -191,7 +189,7 @@ def train_epoch(method, parallel, optimizer, batches, order, train, epoch, recip
         values = {name: float(value) for name, value in terms.items()}
         for name, value in values.items():
             if not math.isfinite(value):
-                names = [train.ids[i] for i in order[step]]
+                names = [training.train.ids[i] for i in order[step]]
                 raise InputError(f"loss term {name!r} is {value} at epoch {epoch + 1}, step {step + 1}; lower the "
                                  f"learning rate or look at the images of the batch: {', '.join(names[:8])}"
                                  + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
@@ -224,41 +222,3 @@ def rank_means(values):
     """dict name -> number, each the mean over the ranks: what the job minimises."""
     everyone = gather_objects(values)
     return {name: sum(own[name] for own in everyone) / len(everyone) for name in values}
-
-
-def save(path, method, optimizer, recipe, state, extra):
-    """Write a checkpoint (rank 0); without an optimizer it holds what evaluation and export need."""
-    if is_main():
-        tensors = {f"model/{key}": value.numpy() for key, value in method.state_dict().items()
-                   if optimizer is not None or not key.startswith(method.training_state)}
-        meta = {"recipe": recipe, "state": state, "epoch": state["epoch"],
-                "fingerprint": method.fingerprint(recipe_spec(recipe)), **(extra or {})}
-        if optimizer is not None:
-            values = optimizer.state_dict()
-            meta["optimizer"] = {key: value for key, value in values.items() if isinstance(value, (int, float))}
-            tensors.update({f"optimizer/{key}": value.numpy() for key, value in values.items()
-                            if isinstance(value, paddle.Tensor)})
-        save_checkpoint(path, tensors, meta)
-    barrier()
-
-
-def restore(path, method, optimizer):
-    """Load weights, training state and optimizer of a checkpoint; returns the loop's state.
-
-    Random generators need no state: they are seeded from (seed, epoch) (utils/training/seeding.py).
-    """
-    tensors, meta = load_checkpoint(path)
-    state = {key[len("model/"):]: value for key, value in tensors.items() if key.startswith("model/")}
-    slots = {key[len("optimizer/"):]: paddle.to_tensor(value) for key, value in tensors.items()
-             if key.startswith("optimizer/")}
-    if "optimizer" not in meta:
-        raise InputError(f"{path} holds no optimizer state, so training cannot continue exactly; resume from "
-                         "latest.safetensors, or start from these weights with --pretrained")
-    own = method.state_dict()
-    faults = [key for key in own if key not in state or list(state[key].shape) != list(own[key].shape)]
-    if faults or len(own) != len(state):
-        raise InputError(f"{path} does not fit the recipe and the data: {', '.join(faults[:5]) or 'unknown entries'}")
-    for key, value in own.items():
-        value.set_value(state[key])
-    optimizer.set_state_dict({**slots, **meta["optimizer"]})
-    return meta["state"]
