@@ -111,6 +111,8 @@ def prepare(recipe, options):
     method_class = METHODS[recipe["method"]]
     start = options["pretrained"] or options["resume"]
     saved = open_checkpoint(start, tensors=False)[1] if start else {}
+    if options["resume"]:
+        checkpoint.check_resumable(start, saved)  # before the data, which take longer to read
     protocol = load_data(recipe, method_class)
     if options["resume"]:
         checkpoint.check_same_data(start, saved, protocol)

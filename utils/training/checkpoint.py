@@ -128,15 +128,19 @@ def save(path, method, optimizer, about, state):
     save_checkpoint(path, tensors, meta)
 
 
+def check_resumable(path, meta):
+    """Raise InputError where checkpoint ``path`` lacks what training needs to go on."""
+    if "optimizer" not in meta:
+        raise InputError(f"{path} holds no optimizer state, so training cannot continue exactly; resume from "
+                         f"{LATEST}, or start from these weights with --pretrained")
+
+
 def check_same_data(path, meta, protocol):
     """Refuse to go on from checkpoint ``path`` where the data are not those that it was trained on.
 
     Raises:
-        InputError: other items or labels, or a file that does not say which it was trained on.
+        InputError: other items or labels.
     """
-    if "protocol" not in meta:  # a whole model of paddle_hashnet
-        raise InputError(f"{path} holds weights only, so training cannot continue exactly; start from them with "
-                         "--pretrained")
     if meta["protocol"]["sha256"] != protocol.record()["sha256"]:
         raise InputError(f"{path} was made with other images or labels of {meta['recipe']['dataset']} than those "
                          "found now, so training cannot continue exactly; start from these weights with --pretrained")
@@ -148,14 +152,12 @@ def restore(path, method, optimizer):
     Random generators need no state: they are seeded from (seed, epoch) (utils/training/seeding.py).
 
     Raises:
-        InputError: no optimizer state in it, or entries that do not fit.
+        InputError: no optimizer state, or entries that do not fit.
     """
     import paddle  # inside: utils/config.py takes names from here, and commands that need no Paddle import it
 
     tensors, meta = load_checkpoint(path)
-    if "optimizer" not in meta:
-        raise InputError(f"{path} holds no optimizer state, so training cannot continue exactly; resume from "
-                         f"{LATEST}, or start from these weights with --pretrained")
+    check_resumable(path, meta)
     state = {key[len("model/"):]: value for key, value in tensors.items() if key.startswith("model/")}
     slots = {key[len("optimizer/"):]: paddle.to_tensor(value) for key, value in tensors.items()
              if key.startswith("optimizer/")}
