@@ -27,7 +27,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from models.losses import l2_normalize
+from models.losses import l2_normalize, torch_linear
 from models.method import HashMethod
 from utils.errors import InputError
 from utils.settings import Setting
@@ -75,13 +75,6 @@ def reconstruction(image, text, target):
     return error(image, all_image), error(image, all_text), error(text, all_text)
 
 
-def _linear(inputs, outputs):
-    """Linear layer with the authors' (torch's) default start: weights and biases uniform in +-1/sqrt(inputs)."""
-    bound = 1.0 / math.sqrt(inputs)
-    return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound),
-                     bias_attr=nn.initializer.Uniform(-bound, bound))
-
-
 def _frozen_copy(backbone):
     twin = copy.deepcopy(backbone)
     for parameter in twin.parameters():
@@ -122,15 +115,15 @@ class DJSRH(HashMethod):
             self.register_buffer("text_scale", paddle.ones([1]))
         self.text_dim = self.facts.text_dim
         self.scale = 1.0
-        self.hash = _linear(self.feature_dim, self.bits)
-        self.text_encoder = nn.Sequential(_linear(self.text_dim, self.text_hidden), nn.ReLU(),
-                                          _linear(self.text_hidden, self.bits))
-        self.fixed = [] if self.train_conv else self._fix_other_than_linear()
+        self.hash = torch_linear(self.feature_dim, self.bits)
+        self.text_encoder = nn.Sequential(torch_linear(self.text_dim, self.text_hidden), nn.ReLU(),
+                                          torch_linear(self.text_hidden, self.bits))
+        self.fixed = [] if self.train_conv else self._fix_other_thantorch_linear()
         self.frozen = self.frozen or all(parameter.stop_gradient for parameter in self.backbone.parameters())
         self.teacher = None if self.frozen else _frozen_copy(self.backbone)
         self.train()
 
-    def _fix_other_than_linear(self):
+    def _fix_other_thantorch_linear(self):
         fixed = [layer for layer in self.backbone.sublayers(include_self=True) if not isinstance(layer, nn.Linear)
                  and layer.parameters(include_sublayers=False)]
         for layer in fixed:

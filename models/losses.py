@@ -1,8 +1,11 @@
 """Formulas and layers that several papers share. Safe for any finite input."""
+import math
+
+import numpy as np
 import paddle
 from paddle import nn
 
-from utils.training.distributed import gather
+from utils.training.distributed import gather, world_size
 
 
 def softplus(x):
@@ -76,6 +79,43 @@ def share_a_label(a, b):
     return (paddle.matmul(a, b, transpose_y=True) > 0).astype("float32").detach()
 
 
+def labelled_mean(values, labels):
+    """Mean of a loss over the rows of all ranks that have a label; 0 where there is none.
+
+    Args:
+        values: the loss of each row of this rank, [n].
+        labels: multi-hot labels float32 [n, C].
+
+    Returns:
+        Scalar; its mean over ranks is that of the global batch.
+    """
+    has = (labels.sum(axis=1) > 0).astype(values.dtype)
+    count = gather(has.sum().reshape([1])).sum() / world_size()
+    return (has * values).sum() / paddle.where(count > 0, count, paddle.ones_like(count))
+
+
+def label_shares(labels, first=False):
+    """Soft targets: each label of a row gets the same share of 1; a row without label stays 0.
+
+    Args:
+        labels: multi-hot labels float32 [n, C].
+        first: the lowest-numbered label gets it all.
+    """
+    if first:
+        return labels * (paddle.cumsum(labels, axis=1) == 1).astype(labels.dtype)
+    return labels / paddle.clip(labels.sum(axis=1, keepdim=True), min=1)
+
+
+def cross_entropy(logits, shares):
+    """Cross-entropy of each row, [n]. (Paddle's soft-label function takes for granted that ``shares`` sum to 1.)
+
+    Args:
+        logits: [n, C].
+        shares: targets [n, C].
+    """
+    return -(shares * nn.functional.log_softmax(logits, axis=1)).sum(axis=1)
+
+
 def negative_log_likelihood(d, s, linear_above=None):
     """-log P(s | d) for P(s = 1 | d) = sigmoid(d), i.e. log(1 + exp(d)) - s d, without overflow.
 
@@ -98,6 +138,18 @@ def hash_layer(width, bits):
     """Linear [width -> bits] with weight N(0, 0.01) and bias 0, as the authors of HashNet and DHN start it."""
     return nn.Linear(width, bits, weight_attr=nn.initializer.Normal(0.0, 0.01),
                      bias_attr=nn.initializer.Constant(0.0))
+
+
+def torch_linear(inputs, outputs):
+    """Linear layer with torch's default start: weights and biases uniform in +-1/sqrt(inputs)."""
+    bound = 1.0 / math.sqrt(inputs)
+    return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound),
+                     bias_attr=nn.initializer.Uniform(-bound, bound))
+
+
+def numpy_generator():
+    """A numpy Generator that follows ``paddle.seed`` as the layers' first weights do: the same on every rank."""
+    return np.random.default_rng(int(paddle.randint(0, 2 ** 31 - 1, [1])))
 
 
 class Bank(nn.Layer):

@@ -78,8 +78,8 @@ class HashMethod(nn.Layer):
         training_state: prefixes of state that belongs to training only (a memory bank, a classifier); it is in the
             checkpoint, but not in the fingerprint, not in ``best.safetensors`` and not in the exported graph.
         coupling: how the rows of a batch meet in the loss, for the tests of several ranks: ``pairs`` (each row meets
-            the others: halves on their own are another loss), ``rows`` (a mean over rows), ``sampling`` (random
-            numbers are drawn; they must follow the image, not the rank).
+            the others: halves on their own are another loss) or ``rows`` (a mean over the rows). Random numbers that a
+            loss draws must follow the image, not its place in the batch. ``build`` may set it for this object.
         variants: list of dicts of settings that change what is compared with what; the contract tests try each.
         small: settings with which a test is quick.
         lite: recipe keys of the TIPC lite recipe that this method needs otherwise.
@@ -189,6 +189,10 @@ class HashMethod(nn.Layer):
             train: the training split (utils.datasets.base.Split): ``labels`` uint8 [N, C] or None, ``text_features``
                 float32 [N, T] or None.
         """
+
+    def describe(self):
+        """What the log should say of this object before it trains: a list of lines, for example of drawn targets."""
+        return []
 
     def start_epoch(self, epoch, epochs):
         """Called before epoch ``epoch`` (from 0) of ``epochs``, for schedules."""

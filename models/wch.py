@@ -20,7 +20,7 @@ from paddle import nn
 from paddle.autograd import PyLayer
 from paddle.nn import functional as F
 
-from models.losses import l2_normalize, sign_ste
+from models.losses import l2_normalize, sign_ste, torch_linear
 from models.method import HashMethod
 from utils.errors import InputError
 from utils.settings import Setting
@@ -178,10 +178,12 @@ def pool_tokens(tokens, grid):
 
 
 def _linear(inputs, outputs, start):
-    """Linear layer. ``authors``: kaiming uniform over fan-out, N(0, 1) biases; ``small``: all in +-1/sqrt(inputs)."""
-    bound = inputs ** -0.5 if start == "small" else (6.0 / outputs) ** 0.5
-    bias = nn.initializer.Uniform(-bound, bound) if start == "small" else nn.initializer.Normal(0.0, 1.0)
-    return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound), bias_attr=bias)
+    """Linear layer. ``authors``: kaiming uniform over fan-out, N(0, 1) biases; ``small``: torch's default."""
+    if start == "small":
+        return torch_linear(inputs, outputs)
+    bound = (6.0 / outputs) ** 0.5
+    return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound),
+                     bias_attr=nn.initializer.Normal(0.0, 1.0))
 
 
 class WCH(HashMethod):

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.conftest import SHAPES_SIZES
+from utils.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMALL_NET = "--backbone ConvNet --no-pretrained --resize-size 72 --crop-size 64 --epoch 1"
@@ -70,9 +71,20 @@ def test_every_linked_file_exists():
             assert (ROOT / target).exists(), f"{name}: {target}"
 
 
-def test_the_method_table_is_the_registry():
-    from models import METHODS
-    for name in ("README.md", "README_cn.md"):
-        rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d ]+) \|$", (ROOT / name).read_text(encoding="utf-8"), re.M)
+def test_the_method_table_is_the_registry(tmp_path, monkeypatch):
+    from models import METHODS, __main__
+    __main__.main(["table", "--check"])
+    monkeypatch.setattr(__main__, "ROOT", str(tmp_path))
+    for name in __main__.TABLES:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        rows = re.findall(r"^\| `(\w+)` \|.*\| ([\d ]+) \|$", text, re.M)
         assert {row: tuple(map(int, bits.split())) for row, bits in rows} == \
             {method: value.bit_lengths for method, value in METHODS.items()}
+        (tmp_path / name).write_text(text.replace("| `hashnet` |", "| `hashnt` |"), encoding="utf-8")
+    with pytest.raises(InputError, match="python -m models table"):
+        __main__.main(["table", "--check"])
+    __main__.main(["table"])
+    assert all((tmp_path / name).read_bytes() == (ROOT / name).read_bytes() for name in __main__.TABLES)
+    (tmp_path / "README_cn.md").write_text("no table")
+    with pytest.raises(InputError, match="README_cn.md: no lines"):
+        __main__.main(["table"])
