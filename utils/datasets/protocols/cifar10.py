@@ -5,18 +5,16 @@ The pool is all 60,000 images, train batches first, then the test batch; ids are
 the images of class c in the order ``permutation(n_c, seed, 10, c)``, first the queries, then the training images, then
 the rest. The database is stored in the order ``permutation(n, seed, 11)``, so position tells nothing about the class.
 
-The batches are pickles, which could run any code. Ours is not a pickle reader with a list of harmless numpy names: the
-numpy names are mapped to two small classes here that accept uint8 arrays and nothing else.
+The batches are pickles, which could run any code; utils.safe_pickle reads arrays and plain values only.
 """
 import gzip
-import io
 import os
-import pickle
 import tarfile
 import zlib
 
 import numpy as np
 
+from utils import safe_pickle
 from utils.datasets.base import DATA, ArrayImages, Protocol, Spec, Split, holds
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
@@ -31,53 +29,6 @@ PER_CLASS = {"cifar10": (100, 500), "cifar10-1": (100, 500), "cifar10-2": (1000,
 _LARGEST = 64 << 20  # bytes of a batch; the official ones have 31 MB
 
 
-class _Dtype:
-    """Stands in for numpy.dtype in a batch file."""
-
-    def __init__(self, code, *_):
-        if code not in ("u1", b"u1"):
-            raise pickle.UnpicklingError(f"an array of type {code!r}")
-
-    def __setstate__(self, state):
-        pass
-
-
-class _Array:
-    """Stands in for numpy.ndarray in a batch file: uint8, C order; ``value`` is the array."""
-
-    value = None
-
-    def __setstate__(self, state):
-        _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _Dtype) or fortran:
-            raise pickle.UnpicklingError("an array of another type or order")
-        data = data.encode("latin1") if isinstance(data, str) else data
-        self.value = np.frombuffer(data, np.uint8).reshape(shape)
-
-
-def _reconstruct(*_):
-    return _Array()
-
-
-def _encode(text, encoding):
-    """Stands in for _codecs.encode, by which Python 3 writes bytes in old pickle protocols."""
-    if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"text encoding {encoding!r}")
-    return (text.decode("latin1") if isinstance(text, bytes) else text).encode("latin1")
-
-
-_ALLOWED = {("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-            ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
-            ("numpy", "ndarray"): _Array, ("numpy", "dtype"): _Dtype, ("_codecs", "encode"): _encode}
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module, name):
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return _ALLOWED[module, name]
-
-
 def read_batch(data, name):
     """Bytes of a batch file -> (images uint8 [N, 32, 32, 3] RGB, labels int64 [N]).
 
@@ -85,18 +36,18 @@ def read_batch(data, name):
         InputError: not a CIFAR-10 batch. No code of the file is ever run.
     """
     try:
-        batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
-        batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in batch.items()}
-        pixels = batch["data"].value if isinstance(batch["data"], _Array) else None
-        labels = np.array([int(label) for label in batch["labels"]], np.int64)
-    except Exception as error:  # unpickling hostile bytes raises nearly any type
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InputError(f"{name} is not a CIFAR-10 batch file ({reason})") from error
-    if pixels is None or pixels.ndim != 2 or pixels.shape != (len(labels), 3072):
+        batch, _ = safe_pickle.load(data)
+    except safe_pickle.PickleError as error:
+        raise InputError(f"{name} is not a CIFAR-10 batch file ({error})") from error
+    pixels, labels = (batch.get(key) if type(batch) is dict else None for key in ("data", "labels"))
+    pixels = pixels.array if type(pixels) is safe_pickle.Array else None
+    if type(labels) is not list or any(type(label) is not int for label in labels):
+        raise InputError(f"{name} is not a CIFAR-10 batch file (no list of labels)")
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3072):
         raise InputError(f"{name} is not a CIFAR-10 batch file (no uint8 array of one row of 3072 an image)")
-    if len(labels) and not (0 <= labels.min() and labels.max() < len(CLASSES)):
+    if labels and not 0 <= min(labels) <= max(labels) < len(CLASSES):
         raise InputError(f"{name}: a label is outside 0..{len(CLASSES) - 1}")
-    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), labels
+    return pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.array(labels, np.int64)
 
 
 def find(root):
