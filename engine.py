@@ -12,7 +12,7 @@ from typing import Any, Optional
 
 import paddle
 
-from models import METHODS
+from models import METHODS, find_method
 from models.build import build_method, load_weights
 from models.checkpoint import open_checkpoint
 from models.method import DataFacts
@@ -32,9 +32,9 @@ from utils.transforms import recipe_spec
 CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")
 
 
-def resolve(argv):
-    """Command line -> (recipe, run options, where the recipe came from)."""
-    return parse(argv, {name: method.settings for name, method in METHODS.items()}, CONFIGS,
+def resolve(argv, command="main_single_gpu.py"):
+    """Command line of a main -> (recipe, run options, where the recipe came from)."""
+    return parse(argv, METHODS, find_method, CONFIGS, command=command,
                  base=lambda path: open_checkpoint(path, tensors=False)[1]["recipe"])
 
 

@@ -10,28 +10,34 @@ import sys
 import tempfile
 
 from utils.errors import InputError, run_main
-from utils.flags import Flags, boolean, count, quiet
+from utils.flags import quiet, read_options
+from utils.settings import Setting
 from utils.training.checkpoint import find_checkpoint
 
 MARGIN = 1e-3  # of the largest |code|: bits of smaller codes may differ between engines
 CHECKED = 8  # inputs of the self-check
 
 
-def flags():
-    parser = Flags("Checkpoint to an inference model.")
-    parser.flag("--pretrained", metavar="CKPT", help="checkpoint that main_single_gpu.py or main_multi_gpu.py wrote")
-    parser.flag("--save-inference-dir", metavar="DIR", help="where to write; default `inference` beside the checkpoint")
-    parser.flag("--bit", type=count(1), help="refuse a checkpoint of another code length")
-    parser.flag("--method", help="refuse a checkpoint of another method")
-    parser.flag("--format", choices=("auto", "json", "pdmodel", "pdparams-hashnet"), default="auto",
-                help="graph file: auto = json on Paddle 3, pdmodel on Paddle 2; pdparams-hashnet = no graph, but the "
-                     "weights as paddle_hashnet loads them, weights_<bits>.pdparams")
-    parser.flag("--use-gpu", type=boolean, help="accepted for TIPC; the export itself runs on the CPU")
-    return parser
+FLAGS = {
+    "pretrained": Setting(None, "checkpoint that main_single_gpu.py or main_multi_gpu.py wrote", shown="CKPT"),
+    "save_inference_dir": Setting(None, "where to write; default `inference` beside the checkpoint", shown="DIR"),
+    "bit": Setting(None, "refuse a checkpoint of another code length", kind=int, low=1),
+    "method": Setting(None, "refuse a checkpoint of another method; or the file of a method from outside, whose "
+                      "checkpoint this is", shown="NAME|FILE"),
+    "format": Setting("auto", "graph file: auto = json on Paddle 3, pdmodel on Paddle 2; pdparams-hashnet = no graph, "
+                      "but the weights as paddle_hashnet loads them, weights_<bits>.pdparams",
+                      choices=("auto", "json", "pdmodel", "pdparams-hashnet")),
+    "use_gpu": Setting(False, "accepted for TIPC; the export itself runs on the CPU"),
+}
+
+
+def parse(argv):
+    """The command line as attributes, see FLAGS."""
+    return read_options(argv, "export_model.py", "Checkpoint to an inference model.", FLAGS)
 
 
 def main(argv):
-    options = flags().parse(argv)
+    options = parse(argv)
     if not options.pretrained:
         raise InputError("--pretrained CHECKPOINT is missing (for example output/<run>/best.safetensors)")
     quiet()
@@ -69,11 +75,13 @@ def open_method(checkpoint, bit, method_name):
     """(method, meta) of a checkpoint; see ``export``."""
     import paddle
     paddle.set_device("cpu")
+    from models import find_method
     from models.build import load_method
+    wanted = method_name and find_method(method_name).name
     method, meta = load_method(checkpoint)
     if bit is not None and bit != method.bits:
         raise InputError(f"--bit {bit}, but {checkpoint} makes {method.bits}-bit codes")
-    if method_name is not None and method_name != method.name:
+    if wanted is not None and wanted != method.name:
         raise InputError(f"--method {method_name}, but {checkpoint} is of method {method.name}")
     return method, meta
 
@@ -93,7 +101,7 @@ def export(checkpoint, folder, bit=None, method_name=None):
     Args:
         checkpoint: path of a .safetensors checkpoint.
         folder: made if missing; other files in it (a run folder, say) stay.
-        bit, method_name: what the checkpoint must be, None = anything.
+        bit, method_name: what the checkpoint must be, None = anything; a method from outside by its file.
 
     Returns:
         dict of the self-check: inputs, bits, codes, near_zero, flipped, difference.

@@ -17,7 +17,10 @@ def worker(recipe, options, source):
     import paddle
 
     from engine import run
+    from models import find_method
     from utils.training.device import use_cores
+    if "method_file" in recipe:  # the launcher found it in its own process
+        find_method(recipe["method_file"])
     paddle.disable_signal_handler()  # the launcher's SIGTERM should not print a C++ trace over the failed rank's line
     if options["device"] == "cpu":
         paddle.set_device("cpu")
@@ -41,15 +44,15 @@ def main(argv):
     import paddle
 
     from engine import resolve
-    from utils.training.device import gpu_count
-    recipe, options, source = resolve(argv)
+    from utils.training.device import NO_GPU, gpu_count
+    recipe, options, source = resolve(argv, "main_multi_gpu.py")
     gpus = gpu_count()
     on_gpu = options["device"] != "cpu" and gpus > 0
     if options["device"].startswith("gpu:"):
-        raise InputError(f"--device {options['device']}: every rank has its own GPU; choose them by "
+        raise InputError(f"{options['typed']['device']}: every rank has its own GPU; choose them by "
                          "CUDA_VISIBLE_DEVICES")
     if options["device"] == "gpu" and not on_gpu:
-        raise InputError("--device gpu: this machine or this Paddle has no GPU; use --device cpu")
+        raise InputError(f"{options['typed']['device']}: {NO_GPU}")
     if "PADDLE_TRAINER_ID" in os.environ:  # started by paddle.distributed.launch
         return worker(recipe, options, source)
     nprocs = options["nprocs"] or (gpus if on_gpu else 2)

@@ -13,7 +13,7 @@ def main(argv):
     for key in ("nprocs", "port"):
         if options[key]:
             raise InputError(f"--{key} belongs to main_multi_gpu.py; this is one process")
-    choose_device(options["device"])
+    choose_device(options["device"], options["typed"].get("device"))
     use_cores()
     run(recipe, options, source)
 

@@ -15,45 +15,50 @@ import sys
 import numpy as np
 
 from utils.errors import InputError, run_main
-from utils.flags import Flags, boolean, count, quiet
+from utils.flags import quiet, read_options
+from utils.settings import Setting
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")  # of --save-path as a file
 SHOWN = 10  # queries in the picture grid
 
 
-def flags():
-    parser = Flags("Nearest database items of a picture, a folder, a list of pictures, or a text.")
-    parser.flag("--img", "--img-path", metavar="PATH",
-                help="picture, folder, or .txt list of pictures; default: the first query of the data set")
-    parser.flag("--text", metavar="WORDS", help="query in words (cross-modal models)")
-    parser.flag("--search", choices=("image", "text"), default="image", help="which codes of the database to search")
-    parser.flag("--model-dir", metavar="DIR", help="folder that export_model.py wrote (Paddle Inference)")
-    parser.flag("--pretrained", metavar="CKPT", help="checkpoint, in place of --model-dir")
-    parser.flag("--bit", type=count(1), help="refuse a model of another code length")
-    parser.flag("--dataset", help="protocol or folder of lists; default: the one the model was trained on")
-    parser.flag("--gallery", metavar="PATH",
-                help="search these pictures, in place of a data set: a folder with its sub-folders, a manifest (.csv, "
-                     ".jsonl) or a list; without a query the codes are made and that is all")
-    parser.flag("--data-path", metavar="DIR", help="folder of the images; default: the one of the training run")
-    parser.flag("--list-dir", metavar="DIR", help="folder with the database list")
-    parser.flag("--split-seed", "--seed", type=count(0), help="seed of the split; default: the training run's")
-    parser.flag("--code-file", metavar="FILE", help="database codes; default database_<method>_<bits>.npz (with "
-                                                    "--gallery gallery_...) in the folder of --save-path; made when "
-                                                    "missing")
-    parser.flag("--rebuild", type=boolean, help="encode the database even if there is a code file (new, changed and "
-                                                "gone pictures of a --gallery are seen without)")
-    parser.flag("--save-path", metavar="PATH", default="./output",
-                help="folder for matches.png (or the picture's name itself)")
-    parser.flag("--show", type=boolean, help="open the picture grid in a window")
-    parser.flag("--topk", type=count(1), default=10, help="matches a query")
-    parser.flag("--json", type=boolean, help="machine-readable result on stdout, everything else on stderr")
-    parser.flag("--batch-size", type=count(1), default=32, help="pictures a call")
-    parser.flag("--workers", type=count(1), default=2, help="decoding threads")
-    parser.flag("--use-gpu", type=boolean, help="run on the GPU (default False)")
-    parser.flag("--threads", type=count(1), help="math threads on the CPU; default all cores")
-    parser.flag("--mkldnn", "--enable-mkldnn", type=boolean, help="oneDNN kernels, float32 (with --model-dir)")
-    parser.flag("--bf16", type=boolean, help="oneDNN kernels, bfloat16 (with --model-dir)")
-    return parser
+FLAGS = {
+    "img": Setting(None, "picture, folder, or .txt list of pictures; default: the first query of the data set",
+                   shown="PATH", also=("img_path",)),
+    "text": Setting(None, "query in words (cross-modal models)", shown="WORDS", free=True),
+    "search": Setting("image", "which codes of the database to search", choices=("image", "text")),
+    "model_dir": Setting(None, "folder that export_model.py wrote (Paddle Inference)", shown="DIR"),
+    "pretrained": Setting(None, "checkpoint, in place of --model-dir", shown="CKPT"),
+    "method": Setting(None, "refuse a model of another method; or the file of a method from outside, whose checkpoint "
+                      "--pretrained is", shown="NAME|FILE"),
+    "bit": Setting(None, "refuse a model of another code length", kind=int, low=1),
+    "dataset": Setting(None, "protocol or folder of lists; default: the one the model was trained on", shown="NAME"),
+    "gallery": Setting(None, "search these pictures, in place of a data set: a folder with its sub-folders, a manifest "
+                       "(.csv, .jsonl) or a list; without a query the codes are made and that is all", shown="PATH"),
+    "data_path": Setting(None, "folder of the images; default: the one of the training run", shown="DIR"),
+    "list_dir": Setting(None, "folder with the database list", shown="DIR"),
+    "split_seed": Setting(None, "seed of the split; default: the training run's", kind=int, low=0, also=("seed",)),
+    "code_file": Setting(None, "database codes; default database_<method>_<bits>.npz (with --gallery gallery_...) in "
+                         "the folder of --save-path; made when missing", shown="FILE"),
+    "rebuild": Setting(False, "encode the database even if there is a code file (new, changed and gone pictures of a "
+                       "--gallery are seen without)"),
+    "save_path": Setting("./output", "folder for matches.png (or the picture's name itself)"),
+    "show": Setting(False, "open the picture grid in a window"),
+    "topk": Setting(10, "matches a query", low=1),
+    "json": Setting(False, "machine-readable result on stdout, everything else on stderr"),
+    "batch_size": Setting(32, "pictures a call", low=1),
+    "workers": Setting(2, "decoding threads", low=1),
+    "use_gpu": Setting(False, "run on the GPU"),
+    "threads": Setting(None, "math threads on the CPU; default all cores", kind=int, low=1),
+    "mkldnn": Setting(False, "oneDNN kernels, float32 (with --model-dir)", also=("enable_mkldnn",)),
+    "bf16": Setting(False, "oneDNN kernels, bfloat16 (with --model-dir)"),
+}
+
+
+def parse(argv):
+    """The command line as attributes, see FLAGS."""
+    return read_options(argv, "predict.py", "Nearest database items of a picture, a folder, a list of pictures, or a "
+                        "text.", FLAGS)
 
 
 # models ---------------------------------------------------------------------------------
@@ -96,7 +101,19 @@ class Network:
 
 
 def open_model(options):
-    """(encoder, vectorizer or None) of --model-dir or --pretrained."""
+    """(encoder, vectorizer or None) of --model-dir or --pretrained, checked against --method."""
+    if not options.method:
+        return _open(options)
+    from models import find_method
+    wanted = find_method(options.method).name  # before the checkpoint of a method from outside is read
+    encoder, vectorizer = _open(options)
+    if wanted != encoder.manifest["method"]:
+        raise InputError(f"--method {options.method}, but {options.model_dir or options.pretrained} is of method "
+                         f"{encoder.manifest['method']}")
+    return encoder, vectorizer
+
+
+def _open(options):
     from deploy.inference_python.encode import open_vectorizer
     from deploy.inference_python.predictor import Predictor, check_bits, read_manifest
     if bool(options.model_dir) == bool(options.pretrained):
@@ -245,7 +262,7 @@ def has_display():
 
 
 def main(argv):
-    options = flags().parse(argv)
+    options = parse(argv)
     quiet()
     sys.stdout.reconfigure(errors="surrogateescape")  # file names that are no UTF-8 are printed as they are
     if not options.json:

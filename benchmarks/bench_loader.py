@@ -238,7 +238,7 @@ def train_head(options, split, x, seed):
     """DHN's hash layer trained on features float32 [N, D] (the recipe configs/dhn/cifar10-1_frozen.yaml)."""
     import paddle
 
-    from models import METHODS
+    from models import METHODS, find_method
     from models.build import build_method
     from models.method import DataFacts
     from utils.config import parse
@@ -246,7 +246,7 @@ def train_head(options, split, x, seed):
     from utils.training.optim import make_optimizer
     flags = ["--config", os.path.join(os.path.dirname(__file__), "..", "configs", "dhn", "cifar10-1_frozen.yaml"),
              "--method", "dhn", "--bit", str(options.bit), "--backbone", f"precomputed:{x.shape[1]}"]
-    recipe, _, _ = parse(flags, {name: method.settings for name, method in METHODS.items()})
+    recipe, _, _ = parse(flags, METHODS, find_method)
     paddle.seed(seed)
     method = build_method(recipe, DataFacts(len(split), split.labels.shape[1]))
     method.norm.fit(x)

@@ -14,7 +14,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import numpy as np  # noqa: E402  (needs the path above)
 
 from utils.errors import InputError, run_main  # noqa: E402
-from utils.flags import Flags, boolean, count, quiet  # noqa: E402
+from utils.flags import quiet, read_options  # noqa: E402
+from utils.settings import Setting  # noqa: E402
 
 MARGIN = 1e-3  # of the largest |code|: bits of smaller codes may differ between engines
 RANDOM = 8  # random inputs of a comparison
@@ -22,42 +23,34 @@ NOISE = "random inputs"
 GRAPH_FILES = (".json", ".pdmodel", ".pdiparams", ".onnx")
 
 
-def fraction(text):
-    """Converter for a number from 0 to 1."""
-    import argparse
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, not {text!r}")
-    return number
+# which data set, and how to go through it
+DATA_FLAGS = {
+    "dataset": Setting(None, "protocol or folder of lists; default: the one the model was trained on", shown="NAME"),
+    "data_path": Setting(None, "folder of the images; default: the one of the training run", shown="DIR"),
+    "list_dir": Setting(None, "folder with the lists", shown="DIR"),
+    "split_seed": Setting(None, "seed of the split; default: the training run's", kind=int, low=0, also=("seed",)),
+    "batch_size": Setting(16, "pictures a call", low=1),
+    "workers": Setting(2, "decoding threads", low=1),
+    "threads": Setting(None, "math threads; default all cores", kind=int, low=1),
+}
+FLAGS = {
+    "model_dir": Setting(None, "the model to compare with: what export_model.py wrote", shown="DIR"),
+    "other_dir": Setting(None, "the model that was made of it", shown="DIR"),
+    "images": Setting(64, "query pictures to compare on, 0 = random inputs only", low=0),
+    "evaluate": Setting(False, "encode the whole query and database splits with both and print mAP"),
+    "exact": Setting(False, "fail where a bit differs although its code is away from zero"),
+    "max_drop": Setting(None, "fail where the mAP is lower by more than this (implies --evaluate)", kind=float, low=0,
+                        high=1),
+    "max_flips": Setting(None, "fail where more than this share of the bits differs", kind=float, low=0, high=1),
+    "mkldnn": Setting(False, "run --model-dir with oneDNN kernels, as int8 models always run"),
+    "repeat": Setting(10, "measured calls for the speed, 0 = none", low=0),
+    **DATA_FLAGS,
+}
 
 
-def data_flags(parser):
-    """The flags that name a data set; their default is the one that the model was trained for."""
-    parser.flag("--dataset", help="protocol or folder of lists; default: the one the model was trained on")
-    parser.flag("--data-path", metavar="DIR", help="folder of the images; default: the one of the training run")
-    parser.flag("--list-dir", metavar="DIR", help="folder with the lists")
-    parser.flag("--split-seed", "--seed", type=count(0), help="seed of the split; default: the training run's")
-    parser.flag("--batch-size", type=count(1), default=16, help="pictures a call")
-    parser.flag("--workers", type=count(1), default=2, help="decoding threads")
-    parser.flag("--threads", type=count(1), help="math threads; default all cores")
-
-
-def flags():
-    parser = Flags("Compare two model folders of one network.")
-    parser.flag("--model-dir", metavar="DIR", help="the model to compare with: what export_model.py wrote")
-    parser.flag("--other-dir", metavar="DIR", help="the model that was made of it")
-    parser.flag("--images", type=count(0), default=64, help="query pictures to compare on, 0 = random inputs only")
-    parser.flag("--evaluate", type=boolean, help="encode the whole query and database splits with both and print mAP")
-    parser.flag("--exact", type=boolean, help="fail where a bit differs although its code is away from zero")
-    parser.flag("--max-drop", type=fraction, help="fail where the mAP is lower by more than this (implies --evaluate)")
-    parser.flag("--max-flips", type=fraction, help="fail where more than this share of the bits differs")
-    parser.flag("--mkldnn", type=boolean, help="run --model-dir with oneDNN kernels, as int8 models always run")
-    parser.flag("--repeat", type=count(0), default=10, help="measured calls for the speed, 0 = none")
-    data_flags(parser)
-    return parser
+def parse(argv):
+    """The command line as attributes, see FLAGS."""
+    return read_options(argv, "compare.py", "Compare two model folders of one network.", FLAGS)
 
 
 # codes ------------------------------------------------------------------------------------------
@@ -275,7 +268,7 @@ def judge(found, options):
 
 
 def main(argv):
-    options = flags().parse(argv)
+    options = parse(argv)
     if not options.model_dir or not options.other_dir:
         raise InputError("--model-dir and --other-dir are needed: two model folders")
     options.evaluate = options.evaluate or options.max_drop is not None

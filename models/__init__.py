@@ -51,56 +51,57 @@ def _discover():
         METHODS[name] = METHODS.pop(name)
 
 
-_discover()
-
-
-def find_method(name):
+def find_method(name, named_by=None, own_file=None):
     """The class of a method, by its name or by the file that defines it; such a file's method joins ``METHODS``.
 
     Args:
-        name: ``hashnet``, or ``path/to/six.py``. The file is executed: give only files you trust.
+        name: ``hashnet``, or ``path/to/six.py``. The file is executed: give only files that the user has named.
+        named_by: the checkpoint or recipe that names the method, where it is not the user: no file is executed then.
+        own_file: where the method was defined, by the word of ``named_by``.
 
     Raises:
         InputError: unknown name; a file that is not there, cannot be imported, does not define exactly one method, or
             defines one whose name is taken.
     """
     name = str(name)
-    if name.endswith(".py"):
+    if name.endswith(".py") and not named_by:
         return _from_file(os.path.abspath(name))
-    if name not in METHODS:
-        broken = "".join(f"; {file} was left out: {why}" for file, why in BROKEN.items())
-        raise InputError(f"unknown method {name!r}{nearest(name, METHODS)}; there are {', '.join(METHODS)}, or give the "
-                         f"file of your own (--method path/to/six.py){broken}")
-    return METHODS[name]
-
-
-def method_file(method):
-    """Where a method from outside was defined and what the file held: (path, SHA-256), or (None, None)."""
-    path = getattr(method, "defined_in", None)
-    if path is None:
-        return None, None
-    with open(path, "rb") as file:
-        return path, hashlib.sha256(file.read()).hexdigest()
+    if name.lower() in METHODS:
+        return METHODS[name.lower()]
+    there = f"{nearest(name, METHODS)}; there are {', '.join(METHODS)}"
+    broken = "".join(f"; {file} was left out: {why}" for file, why in BROKEN.items())
+    if named_by:
+        own = f"; it was defined in {own_file}: name that file with --method FILE" if own_file else broken
+        raise InputError(f"{named_by} is of method {name!r}, which is not at hand{there}{own}")
+    raise InputError(f"unknown method {name!r}{there}, or give the file of your own (--method path/to/six.py){broken}")
 
 
 def _from_file(path):
-    known = next((method for method in METHODS.values() if getattr(method, "defined_in", None) == path), None)
-    if known:
-        return known
     if not os.path.isfile(path):
         raise InputError(f"no method file at {path}; `python -m models new NAME` writes one")
+    for method in METHODS.values():
+        if os.path.samefile(inspect.getsourcefile(method), path):
+            return method
     spec = importlib.util.spec_from_file_location(f"_method_{hashlib.sha1(path.encode()).hexdigest()[:8]}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
-        spec.loader.exec_module(module)
+        with open(path, "rb") as file:
+            source = file.read()
+        exec(compile(source, path, "exec"), module.__dict__)  # these very bytes: their hash goes into every result
     except Exception as error:
-        raise InputError(f"the method file {path} cannot be imported ({_reason(error)})") from error
+        del sys.modules[spec.name]
+        # what the contract refuses speaks for itself
+        reason = str(error) if isinstance(error, InputError) else _reason(error)
+        raise InputError(f"the method file {path} cannot be imported ({reason})") from error
     found = _methods_of(module)
     if len(found) != 1:
         raise InputError(f"{path} defines {len(found)} methods; one subclass of HashMethod with a name is wanted")
     if found[0].name in METHODS:
         raise InputError(f"{path} defines a method {found[0].name!r}, and that name is taken; choose another name")
-    found[0].defined_in = path
+    found[0].defined_in, found[0].source_sha256 = path, hashlib.sha256(source).hexdigest()
     METHODS[found[0].name] = found[0]
     return found[0]
+
+
+_discover()  # last: the files of this folder may import what is defined above

@@ -1,7 +1,7 @@
 """From a recipe, or a checkpoint, to a method object with its weights."""
 import numpy as np
 
-from models import METHODS
+from models import METHODS, find_method
 from models.backbones.build import build_backbone
 from models.checkpoint import open_checkpoint
 from models.method import DataFacts
@@ -64,10 +64,7 @@ def load_method(path):
     """
     _, meta = open_checkpoint(path, tensors=False)
     recipe = meta["recipe"]
-    if recipe["method"] not in METHODS:
-        own = recipe.get("method_file")
-        raise InputError(f"{path} was made by method {recipe['method']!r}, which is not at hand ({', '.join(METHODS)})"
-                         + (f"; it was defined in {own}: name that file with --method" if own else ""))
+    find_method(recipe["method"], path, recipe.get("method_file"))
     # the checkpoint holds the backbone's weights: nothing to download or to read
     method = build_method({**recipe, "backbone_weights": None, "pretrained_backbone": False},
                           DataFacts(**{key: meta["data"].get(key) for key in ("num_train", "num_classes", "text_dim")}))

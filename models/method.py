@@ -2,14 +2,16 @@
 import dataclasses
 import hashlib
 import json
+import re
 from typing import Optional
 
 import numpy as np
 import paddle
 from paddle import nn
 
+from utils.config import RECIPE, RUN
 from utils.errors import InputError
-from utils.settings import nearest
+from utils.settings import Setting, nearest
 
 
 class FeatureNorm(nn.Layer):
@@ -74,7 +76,8 @@ class HashMethod(nn.Layer):
         modalities: ``("image",)`` or ``("image", "text")``.
         feature_kind: ``pooled`` ([N, D]) or ``tokens`` ([N, T, D]) from the backbone.
         settings: dict name -> utils.settings.Setting. Each is a recipe key, a flag of this method and an attribute
-            of the object, set before ``build`` is called. Another method may use the name for something else.
+            of the object, set before ``build`` is called. Another method may use the name for something else; the
+            names of the recipe (utils/config.py) and of this class are taken.
         training_state: prefixes of state that belongs to training only (a memory bank, a classifier); it is in the
             checkpoint, but not in the fingerprint, not in ``best.safetensors`` and not in the exported graph.
         coupling: how the rows of a batch meet in the loss, for the tests of several ranks: ``pairs`` (each row meets
@@ -83,6 +86,8 @@ class HashMethod(nn.Layer):
         variants: list of dicts of settings that change what is compared with what; the contract tests try each.
         small: settings with which a test is quick.
         lite: recipe keys of the TIPC lite recipe that this method needs otherwise.
+        defined_in, source_sha256: set by models.find_method for a method from outside: its file, and the SHA-256 of
+            what was executed.
     """
 
     name = None
@@ -98,6 +103,27 @@ class HashMethod(nn.Layer):
     variants = ()
     small = {}
     lite = {}
+    defined_in = source_sha256 = None
+
+    def __init_subclass__(cls, **more):
+        """A method is refused when its class is made, not in the middle of a run.
+
+        Raises:
+            InputError: a name that cannot be a registry name, or a setting that is none or whose name is taken.
+        """
+        super().__init_subclass__(**more)
+        if cls.name is not None and not re.fullmatch("[a-z][a-z0-9_]*", str(cls.name)):
+            raise InputError(f"class {cls.__name__}: name = {cls.name!r}, expected lower-case letters, digits and _, "
+                             "for it is a folder and a flag's value")
+        for key, setting in cls.settings.items():
+            if not isinstance(setting, Setting) or not key.isidentifier():
+                raise InputError(f"class {cls.__name__}: settings[{key!r}] must be a name and a utils.settings.Setting")
+            if key in RECIPE or key in RUN:
+                raise InputError(f"class {cls.__name__}: the setting {key} is a key of every recipe (utils/config.py); "
+                                 "choose another name")
+            if key in TAKEN or key in vars(cls):
+                raise InputError(f"class {cls.__name__}: the setting {key} would hide the attribute {key} of a "
+                                 "HashMethod; choose another name")
 
     def __init__(self, backbone, bits, facts=DataFacts(), feature_norm="none", frozen=False, **settings):
         """Set the settings and the backbone, then call ``build``.
@@ -266,3 +292,9 @@ class HashMethod(nn.Layer):
                 digest.update(f"{key}{array.dtype}{array.shape}".encode())
                 digest.update(array.tobytes())
         return digest.hexdigest()[:16]
+
+
+# attributes that a setting would hide: the contract's, those of an object, and what Paddle's Layer is used for
+TAKEN = {key for key in vars(HashMethod) if not key.startswith("__")} | {
+    "backbone", "bits", "facts", "frozen", "norm", "training", "train", "eval", "parameters", "named_parameters",
+    "buffers", "sublayers", "state_dict", "set_state_dict", "register_buffer", "add_parameter", "create_parameter"}

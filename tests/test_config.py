@@ -5,16 +5,14 @@ import os
 import pytest
 import yaml
 
-from models import METHODS
-from utils.config import ALIASES, RECIPE, RUN, parse, recipe_files, write_recipe
+from models import METHODS, find_method
+from utils.config import GROUPS, RECIPE, RUN, parse, recipe_files, write_recipe
 from utils.datasets import PROTOCOLS
 from utils.errors import InputError
 
-HYPER = {name: method.settings for name, method in METHODS.items()}
-
 
 def resolve(*argv, **more):
-    return parse(list(argv), HYPER, **more)
+    return parse(list(argv), METHODS, find_method, **more)
 
 
 def test_defaults_yaml_flags_in_that_order(tmp_path):
@@ -52,8 +50,8 @@ def test_flags_of_the_seeds_are_accepted():
     recipe, run, _ = resolve("--method", "dhn", "--dataset", "cifar10-1", "--root", "x", "--code-length", "12", "--arch",
                              "vgg16", "--batch-size", "8", "--lr", "1e-4", "--max-iter", "5", "--num-workers", "0", "--topk",
                              "50", "--gpu", "False", "--lamda", "0.5", "--seed", "3367", "--evaluate-interval", "10")
-    assert [recipe[ALIASES[key]] for key in ("code_length", "root", "arch", "lr", "max_iter", "topk",
-                                             "evaluate_interval")] == [12, "x", "vgg16", 1e-4, 5, 50, 10]
+    assert [recipe[key] for key in ("bit", "data_path", "backbone", "learning_rate", "epoch", "topK",
+                                    "eval_epoch")] == [12, "x", "vgg16", 1e-4, 5, 50, 10]
     assert recipe["lamda"] == 0.5 and run["device"] == "cpu"
 
 
@@ -127,10 +125,8 @@ def test_a_resumed_run_stays_in_its_folder():
     assert resolve("--resume", "runs/a/latest.safetensors", base=lambda path: made)[1]["output_dir"] == "runs/a"
 
 
-def test_every_flag_is_a_name_once():
-    assert not set(RECIPE) & set(RUN)
-    for hyper in HYPER.values():
-        assert not set(hyper) & (set(RECIPE) | set(RUN))
+def test_every_key_is_a_name_once():
+    assert len(RECIPE) + len(RUN) == len({*RECIPE, *RUN}) == sum(len(group) for group in GROUPS.values())
 
 
 @pytest.mark.parametrize("path", sorted(glob.glob("configs/*/*.yaml")))
@@ -164,19 +160,19 @@ def test_one_recipe_for_several_sets(tmp_path):
     (folder / "wiki.yaml").write_text("method: dhn\nepoch: 8\n")
 
     def epochs(dataset, *more):
-        recipe, _, _ = parse(["--method", "dhn", "--dataset", dataset, *more], HYPER, str(tmp_path))
+        recipe, _, _ = parse(["--method", "dhn", "--dataset", dataset, *more], METHODS, find_method, str(tmp_path))
         assert recipe["dataset"] == dataset
         return recipe["epoch"]
 
     assert [epochs("coco"), epochs("voc2012"), epochs("wiki"), epochs("imagenet")] == [7, 7, 8, RECIPE["epoch"].default]
     assert epochs("wiki", "--config", str(folder / "own.yaml")) == 7
     with pytest.raises(InputError, match="--dataset one of coco, voc2012"):
-        parse(["--config", str(folder / "own.yaml")], HYPER, str(tmp_path))
+        parse(["--config", str(folder / "own.yaml")], METHODS, find_method, str(tmp_path))
     for served in ("[coco]", "[wiki]"):
         (folder / "two.yaml").write_text(f"datasets: {served}\n")
         with pytest.raises(InputError, match=f"(own|wiki).yaml and .*two.yaml are both for dataset {served[1:-1]}"):
-            parse(["--method", "dhn", "--dataset", "voc2012"], HYPER, str(tmp_path))
+            parse(["--method", "dhn", "--dataset", "voc2012"], METHODS, find_method, str(tmp_path))
     for wrong in ("datasets: coco\n", "datasets: []\n", "datasets: [1]\n", "datasets: [coco]\ndataset: coco\n"):
         (folder / "two.yaml").write_text(wrong)
         with pytest.raises(InputError, match="two.yaml: datasets"):
-            parse(["--method", "dhn", "--dataset", "voc2012"], HYPER, str(tmp_path))
+            parse(["--method", "dhn", "--dataset", "voc2012"], METHODS, find_method, str(tmp_path))

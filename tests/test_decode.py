@@ -6,6 +6,7 @@ import export_model
 import predict
 from deploy.inference_python import encode, infer
 from deploy.inference_python.predictor import Predictor
+from models import METHODS, find_method
 from tests.exported import SIZES, checkpoint
 from utils import transforms
 from utils.config import RECIPE, parse
@@ -48,7 +49,7 @@ def test_reduced_decoding_is_one_path_from_checkpoint_to_query(shapes, tmp_path,
         assert len(positions) == 40 and not broken
         assert np.unpackbits(codes ^ trained, axis=1).sum() <= 1  # last digits of the engines
 
-    name, item = infer.query_image(infer.flags().parse(["--img-path", split.images.path(3)]), None,
+    name, item = infer.query_image(infer.parse(["--img-path", split.images.path(3)]), None,
                                    engine.manifest["preprocess"])
     assert np.array_equal(engine.codes(infer.model_input(engine, item)), codes[3:4]) and name == split.images.path(3)
 
@@ -60,8 +61,7 @@ def test_a_checkpoint_from_before_means_full_decoding(shapes, tmp_path, tmp_path
     network = predict.Network(path)
     assert network.fingerprint == made[1].fingerprint(transforms.preprocess_spec(56, 48))
     assert "decode" not in network.manifest["preprocess"]
-    recipe, _, _ = parse(["--eval", "--pretrained", path], {"hashnet": made[1].settings},
-                         base=lambda _: meta["recipe"])
+    recipe, _, _ = parse(["--eval", "--pretrained", path], METHODS, find_method, base=lambda _: meta["recipe"])
     assert recipe["decode"] == "full"
 
 
@@ -75,8 +75,8 @@ def test_codes_of_another_decoding_are_refused(shapes, tmp_path, tmp_path_factor
 
 
 def test_the_key_and_its_values():
-    recipe, _, _ = parse(["--decode", "reduced"], {"hashnet": {}}, recipe_dir="nowhere")
+    recipe, _, _ = parse(["--decode", "reduced"], METHODS, find_method, recipe_dir="nowhere")
     assert recipe["decode"] == "reduced" and transforms.recipe_spec(recipe)["decode"] == "reduced"
     assert RECIPE["decode"].default == "full"
     with pytest.raises(InputError, match="reduced"):
-        parse(["--decode", "half"], {"hashnet": {}}, recipe_dir="nowhere")
+        parse(["--decode", "half"], METHODS, find_method, recipe_dir="nowhere")

@@ -154,8 +154,8 @@ def test_mistakes_through_the_command(run, model, built, shapes, tmp_path, tmp_p
 
 @pytest.mark.parametrize("arguments, words", [
     ((), "--model-dir DIR is missing"),
-    (("--batch-size", "0"), "from 1 up"),
-    (("--use-gpu", "maybe"), "True or False"),
+    (("--batch-size", "0"), "at least 1"),
+    (("--use-gpu", "maybe"), "true or false"),
     (("--img-path", "nowhere.jpg"), "nowhere.jpg"),
     (("--split-seed", "5"), "give another --code-file or --rebuild"),
     (("--dataset", "shape"), "did you mean 'shapes'")])

@@ -458,7 +458,7 @@ def test_a_flat_folder_trains_without_labels(trained, run):
 def call(*arguments):
     """predict.py in this process."""
     import predict
-    return predict.run(predict.flags().parse(list(map(str, arguments))))
+    return predict.run(predict.parse(list(map(str, arguments))))
 
 
 def test_index_a_folder_and_ask_it(trained, run, tmp_path, capsys):

@@ -26,7 +26,7 @@ def ask(tmp_path_factory, shapes):
     def call(*arguments, method="hashnet", pretrained=False):
         model = ["--pretrained", checkpoint(tmp_path_factory, shapes, method)[0]] if pretrained else \
             ["--model-dir", exported(tmp_path_factory, shapes, method), "--threads", 1]
-        return predict.run(predict.flags().parse(list(map(str, [*model, "--save-path", folder, *arguments]))))
+        return predict.run(predict.parse(list(map(str, [*model, "--save-path", folder, *arguments]))))
     return call
 
 
@@ -153,7 +153,7 @@ def test_mistakes_through_the_command(run, shapes, tmp_path, tmp_path_factory):
     (("--search", "text"), "no text codes"),
     (("--search", "sound"), "sound"),
     (("--img", "a.jpg", "--text", "b"), "not both"),
-    (("--topk", 0), "from 1 up"),
+    (("--topk", 0), "at least 1"),
     (("--tpok", 3), "did you mean --topk")])
 def test_mistakes(arguments, words, ask):
     with pytest.raises(InputError, match=words):

@@ -43,7 +43,7 @@ def floats(tmp_path_factory, shapes, run):
 
 def settings(source, target, *more):
     """Options of quantize.py."""
-    return quantize.flags().parse(["--model-dir", str(source), "--save-dir", str(target), "--threads", "1", *more])
+    return quantize.parse(["--model-dir", str(source), "--save-dir", str(target), "--threads", "1", *more])
 
 
 @pytest.fixture(scope="module")

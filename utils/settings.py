@@ -2,7 +2,7 @@
 import dataclasses
 import difflib
 import math
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, Mapping, Optional, Tuple
 
 
 def nearest(name, names):
@@ -21,6 +21,10 @@ def boolean(value):
     raise ValueError("true or false")
 
 
+NOTHING = ("none", "null", "")  # how TIPC, YAML and Python write "not set"
+ALL = {"-1": 0, "all": 0}  # how others write "no limit", which is 0 here
+
+
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """A recipe key, a flag, or a hyperparameter of a method.
@@ -33,6 +37,11 @@ class Setting:
         choices: the values that a text may have; None = any.
         kind: ``bool``, ``int``, ``float``, ``str``, or a callable value -> value that raises ValueError with what it
             expects; by default the type of ``default``.
+        spelled: other spellings of values, as other projects have them: dict text -> value.
+        shown: what ``--help`` shows in place of a value where there is no default: DIR, FILE, N.
+        also: other names of its flag.
+        off: flags that set a ``bool`` to false, beside ``--no-NAME``.
+        free: words of the user, taken exactly as typed: no quotes are taken off, and ``none`` is a word.
     """
 
     default: Any
@@ -42,6 +51,11 @@ class Setting:
     above: Optional[float] = None
     choices: Optional[Tuple[str, ...]] = None
     kind: Optional[Callable] = None
+    spelled: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shown: Optional[str] = None
+    also: Tuple[str, ...] = ()
+    off: Tuple[str, ...] = ()
+    free: bool = False
 
     @property
     def type(self):
@@ -67,8 +81,9 @@ class Setting:
         Raises:
             ValueError: its text says what is expected.
         """
-        if value is None and self.default is None:
+        if self.default is None and not self.free and str(value).lower() in NOTHING:
             return None
+        value = self.spelled.get(str(value), value)
         if self.type is bool:
             return boolean(value)
         if self.type not in (int, float, str):
@@ -76,10 +91,7 @@ class Setting:
         if self.type is str:
             if not isinstance(value, (str, int, float)) or isinstance(value, bool):
                 raise ValueError(self.expected())
-            text = str(value)
-            if self.choices and text not in self.choices:
-                raise ValueError(self.expected() + nearest(text, self.choices))
-            return text
+            return self._choose(str(value))
         if isinstance(value, (bool, list, dict)) or value is None:
             raise ValueError(self.expected())
         try:
@@ -90,3 +102,11 @@ class Setting:
                 or (self.high is not None and number > self.high) or (self.above is not None and number <= self.above):
             raise ValueError(self.expected())
         return number
+
+    def _choose(self, text):
+        if not self.choices or text in self.choices:
+            return text
+        same = [choice for choice in self.choices if choice.lower() == text.lower()]
+        if len(same) == 1:
+            return same[0]
+        raise ValueError(self.expected() + nearest(text, self.choices))

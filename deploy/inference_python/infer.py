@@ -9,34 +9,38 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from utils.errors import InputError, run_main  # noqa: E402
-from utils.flags import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
+from utils.flags import quiet, read_options  # noqa: E402
+from utils.settings import ALL, Setting  # noqa: E402  (needs the path above)
+
+FLAGS = {
+    "model_dir": Setting(None, "folder that export_model.py wrote", shown="DIR"),
+    "bit": Setting(None, "refuse a model of another code length", kind=int, low=1),
+    "dataset": Setting(None, "protocol or folder of lists; default: the one the model was trained on", shown="NAME"),
+    "data_path": Setting(None, "folder of the images; default: the one of the training run", shown="DIR"),
+    "list_dir": Setting(None, "folder with the database and query lists", shown="DIR"),
+    "split_seed": Setting(None, "seed of the split; default: the training run's", kind=int, low=0, also=("seed",)),
+    "save_path": Setting("./output", "where the database codes are kept"),
+    "code_file": Setting(None, "database codes; default <save-path>/database_<method>_<bits>.npz", shown="FILE"),
+    "rebuild": Setting(False, "encode the database even if there is a code file"),
+    "img_path": Setting(None, "query picture; default: the first query of the split", shown="FILE"),
+    "topk": Setting(1, "matches to print", low=1),
+    "batch_size": Setting(1, "pictures a call when the database is encoded", low=1),
+    "workers": Setting(2, "decoding threads", low=1),
+    "use_gpu": Setting(False, "run on the GPU"),
+    "threads": Setting(None, "math threads on the CPU; default all cores", kind=int, low=1),
+    "mkldnn": Setting(False, "oneDNN kernels, float32", also=("enable_mkldnn",)),
+    "bf16": Setting(False, "oneDNN kernels, bfloat16"),
+    "evaluate": Setting(False, "encode the query split too and print mAP"),
+    "map_topk": Setting(None, "K of mAP@K, 0 = all; default: the training run's", kind=int, low=0, spelled=ALL),
+    "benchmark": Setting(False, "print the usual benchmark section"),
+    "warmup": Setting(1, "unmeasured queries of the benchmark", low=0),
+    "repeat": Setting(10, "measured queries of the benchmark", low=1),
+}
 
 
-def flags():
-    parser = Flags("Query a database of images with an exported hashing model.")
-    parser.flag("--model-dir", metavar="DIR", help="folder that export_model.py wrote")
-    parser.flag("--bit", type=count(1), help="refuse a model of another code length")
-    parser.flag("--dataset", help="protocol or folder of lists; default: the one the model was trained on")
-    parser.flag("--data-path", metavar="DIR", help="folder of the images; default: the one of the training run")
-    parser.flag("--list-dir", metavar="DIR", help="folder with the database and query lists")
-    parser.flag("--split-seed", "--seed", type=count(0), help="seed of the split; default: the training run's")
-    parser.flag("--save-path", metavar="DIR", default="./output", help="where the database codes are kept")
-    parser.flag("--code-file", metavar="FILE", help="database codes; default <save-path>/database_<method>_<bits>.npz")
-    parser.flag("--rebuild", type=boolean, help="encode the database even if there is a code file")
-    parser.flag("--img-path", metavar="FILE", help="query picture; default: the first query of the split")
-    parser.flag("--topk", type=count(1), default=1, help="matches to print")
-    parser.flag("--batch-size", type=count(1), default=1, help="pictures a call when the database is encoded")
-    parser.flag("--workers", type=count(1), default=2, help="decoding threads")
-    parser.flag("--use-gpu", type=boolean, help="run on the GPU (default False)")
-    parser.flag("--threads", type=count(1), help="math threads on the CPU; default all cores")
-    parser.flag("--mkldnn", "--enable-mkldnn", type=boolean, help="oneDNN kernels, float32")
-    parser.flag("--bf16", type=boolean, help="oneDNN kernels, bfloat16")
-    parser.flag("--evaluate", type=boolean, help="encode the query split too and print mAP")
-    parser.flag("--map-topk", type=count(0), help="K of mAP@K, 0 = all; default: the training run's")
-    parser.flag("--benchmark", type=boolean, help="print the usual benchmark section")
-    parser.flag("--warmup", type=count(0), default=1, help="unmeasured queries of the benchmark")
-    parser.flag("--repeat", type=count(1), default=10, help="measured queries of the benchmark")
-    return parser
+def parse(argv):
+    """The command line as attributes, see FLAGS."""
+    return read_options(argv, "infer.py", "Query a database of images with an exported hashing model.", FLAGS)
 
 
 def query_image(options, data, spec):
@@ -123,7 +127,7 @@ def search(index, relaxed, k):
 
 
 def main(argv):
-    options = flags().parse(argv)
+    options = parse(argv)
     if not options.model_dir:
         raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
     quiet()

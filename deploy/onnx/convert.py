@@ -15,7 +15,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, ROOT)
 
 from utils.errors import InputError, run_main  # noqa: E402
-from utils.flags import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
+from utils.flags import quiet, read_options  # noqa: E402
+from utils.settings import Setting  # noqa: E402  (needs the path above)
 
 # The converter that reads a graph format. 2.1.0 reads .pdmodel too, but crashes on vision transformers in it.
 CONVERTERS = {".json": "2.1.0", ".pdmodel": "1.3.1"}
@@ -46,15 +47,18 @@ with open(target, "wb") as file:
 """
 
 
-def flags():
-    parser = Flags("Exported model to ONNX.")
-    parser.flag("--model-dir", metavar="DIR", help="folder that export_model.py wrote")
-    parser.flag("--save-dir", metavar="DIR", help="where to write; default: the model folder's name with -onnx")
-    parser.flag("--opset", type=count(7), default=OPSET, help=f"ONNX operator set (default {OPSET})")
-    parser.flag("--converter", metavar="PYTHON", default=sys.executable,
-                help="interpreter with paddle2onnx and Paddle; default: this one")
-    parser.flag("--check", type=boolean, help="only say whether the packages are there: `ready: ...` or `missing: ...`")
-    return parser
+FLAGS = {
+    "model_dir": Setting(None, "folder that export_model.py wrote", shown="DIR"),
+    "save_dir": Setting(None, "where to write; default: the model folder's name with -onnx", shown="DIR"),
+    "opset": Setting(OPSET, "ONNX operator set", low=7),
+    "converter": Setting(sys.executable, "interpreter with paddle2onnx and Paddle"),
+    "check": Setting(False, "only say whether the packages are there: `ready: ...` or `missing: ...`"),
+}
+
+
+def parse(argv):
+    """The command line as attributes, see FLAGS."""
+    return read_options(argv, "convert.py", "Exported model to ONNX.", FLAGS)
 
 
 def packages(converter):
@@ -165,7 +169,7 @@ def check(model_dir, folder):
 
 
 def main(argv):
-    options = flags().parse(argv)
+    options = parse(argv)
     if options.check:
         quiet()
         print(packages(options.converter))

@@ -17,31 +17,42 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
-from deploy.compare import data_flags, fraction  # noqa: E402
+from deploy.compare import DATA_FLAGS  # noqa: E402
 from deploy.slim.ptq_worker import OPERATORS  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
-from utils.flags import Flags, boolean, count, quiet  # noqa: E402  (needs the path above)
+from utils.flags import quiet, read_options  # noqa: E402
+from utils.settings import Setting  # noqa: E402  (needs the path above)
 
 ALGORITHMS = ("hist", "KL", "avg", "mse", "abs_max")
 # oneDNN's names of what each word of --ops stands for, after its own fusions
 KERNELS = {"conv": ["conv2d", "depthwise_conv2d", "fused_conv2d"], "fc": ["fc"], "matmul": ["matmul", "fused_matmul"]}
 
 
-def flags():
-    parser = Flags("Exported model to 8 bits.")
-    parser.flag("--model-dir", metavar="DIR", help="folder that export_model.py wrote, with a .pdmodel graph")
-    parser.flag("--save-dir", metavar="DIR", help="where to write; default: the model folder's name with -int8")
-    parser.flag("--images", type=count(1), default=64, help="training pictures to calibrate on (default 64)")
-    parser.flag("--algo", choices=ALGORITHMS, default="hist",
-                help="how ranges of activations are found (default hist: 99.999%% of the values)")
-    parser.flag("--ops", type=operators, default=["conv"], metavar="NAMES",
-                help=f"what to quantise, of {','.join(OPERATORS)} (default conv: convolutions)")
-    parser.flag("--max-flips", type=fraction, default=0.2,
-                help="write nothing where more than this share of the bits differs from the float codes (default 0.2)")
-    parser.flag("--calibration-seed", type=count(0), default=0, help="which training pictures")
-    parser.flag("--check", type=boolean, help="only say whether this Paddle can: `ready: ...` or `missing: ...`")
-    data_flags(parser)
-    return parser
+def operators(value):
+    """``conv,fc`` -> list of names."""
+    names = str(value).split(",")
+    if not set(names) <= set(OPERATORS):
+        raise ValueError(f"names of {', '.join(OPERATORS)} with commas between")
+    return names
+
+
+FLAGS = {
+    "model_dir": Setting(None, "folder that export_model.py wrote, with a .pdmodel graph", shown="DIR"),
+    "save_dir": Setting(None, "where to write; default: the model folder's name with -int8", shown="DIR"),
+    "images": Setting(64, "training pictures to calibrate on", low=1),
+    "algo": Setting("hist", "how ranges of activations are found; hist: 99.999% of the values", choices=ALGORITHMS),
+    "ops": Setting("conv", f"what to quantise, of {','.join(OPERATORS)} (conv: convolutions)", kind=operators),
+    "max_flips": Setting(0.2, "write nothing where more than this share of the bits differs from the float codes",
+                         low=0, high=1),
+    "calibration_seed": Setting(0, "which training pictures", low=0),
+    "check": Setting(False, "only say whether this Paddle can: `ready: ...` or `missing: ...`"),
+    **DATA_FLAGS,
+}
+
+
+def parse(argv):
+    """The command line as attributes, see FLAGS."""
+    return read_options(argv, "quantize.py", "Exported model to 8 bits.", FLAGS)
 
 
 def packages():
@@ -53,16 +64,6 @@ def packages():
     if any(built):
         return f"ready: Paddle {paddle.__version__} with oneDNN"
     return f"missing: Paddle {paddle.__version__} is built without oneDNN, whose 8-bit kernels the model needs"
-
-
-def operators(text):
-    """``conv,fc`` -> list of names."""
-    import argparse
-    names = text.split(",")
-    for name in names:
-        if name not in OPERATORS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(OPERATORS)}")
-    return names
 
 
 def calibration(manifest, options):
@@ -160,7 +161,7 @@ def check(folder, options):
 
 
 def main(argv):
-    options = flags().parse(argv)
+    options = parse(argv)
     if options.check:
         quiet()
         print(packages())
