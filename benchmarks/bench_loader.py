@@ -14,10 +14,8 @@ frozen features is trained and evaluated with either decoding, with the same see
 """
 import argparse
 import os
-import resource
 import sys
 import tempfile
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -27,7 +25,7 @@ import PIL  # noqa: E402
 import simplejpeg  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.measure import in_turns, machine  # noqa: E402
 from utils import images, transforms  # noqa: E402
 from utils.cpu import threads  # noqa: E402
 from utils.datasets.base import FileImages, Split  # noqa: E402
@@ -117,24 +115,6 @@ def drain(dataset, batch_size, workers):
 
 
 # measuring --------------------------------------------------------------------------------------
-def used():
-    """(wall clock, processor time of this process and of its finished children), seconds."""
-    parts = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return np.array([time.perf_counter(), sum(part.ru_utime + part.ru_stime for part in parts)])
-
-
-def in_turns(jobs, rounds):
-    """dict name -> float [rounds, 2]: wall and processor seconds; the jobs take turns, a first round is not counted."""
-    times = {name: [] for name in jobs}
-    for number in range(rounds + 1):
-        for name, job in jobs.items():
-            before = used()
-            job()
-            if number:
-                times[name].append(used() - before)
-    return {name: np.array(values) for name, values in times.items()}
-
-
 def report(times, count, base="seed"):
     """Print a line a side; dict name -> figures."""
     figures = {}

@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import numpy as np  # noqa: E402
 
-from benchmarks.machine import machine  # noqa: E402
+from benchmarks.measure import machine  # noqa: E402
 from utils.errors import run_main  # noqa: E402
 from utils.files import write_json  # noqa: E402
 from utils.retrieval import hamming  # noqa: E402
