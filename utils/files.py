@@ -1,10 +1,13 @@
 """Files that matter are written whole or not at all."""
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import platform
 import stat
 import tempfile
+import time
 import zipfile
 
 import numpy as np
@@ -17,7 +20,8 @@ def atomic_path(path):
     """Yield a temporary name beside ``path``; rename it to ``path`` when the block succeeds.
 
     The temporary file keeps the ending of ``path`` (some writers look at it). On any error it is
-    removed and ``path`` is left as it was.
+    removed and ``path`` is left as it was. After the block the file is on the disk, name included: a power cut does
+    not lose it.
 
     Raises:
         InputError: the folder cannot be made or written, the disk is full, or ``path`` is a folder or a device.
@@ -42,12 +46,73 @@ def atomic_path(path):
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
         temporary = None
+        sync_folder(folder)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; free some space or "
                          "choose another output folder") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.remove(temporary)
+
+
+def sync_folder(folder):
+    """Bring the names in a folder to the disk, where the system can (POSIX)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def owned(path, patience=0.0):
+    """Hold the lock file ``path`` while the block runs: of all processes (and threads) that ask, one has it.
+
+    The system keeps the lock, not the file's existence: the lock of a process that was killed is free at once, whatever
+    the file says. The file names the owner's host and process, for the message of those who ask in vain; it stays.
+
+    Args:
+        path: lock file; made when missing, beside what it guards.
+        patience: seconds to wait for another owner.
+
+    Raises:
+        InputError: another process has it, or the file cannot be written or locked.
+    """
+    path, stop = os.path.abspath(path), time.monotonic() + patience
+    try:
+        file = open(path, "a+", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot write the lock {path}: {error.strerror or error}") from error
+    with file:
+        while not _lock(file):
+            if time.monotonic() >= stop:
+                file.seek(0)
+                owner = file.read(300).strip() or "another process"
+                raise InputError(f"{os.path.dirname(path)} is being changed by {owner}; try again when it is done")
+            time.sleep(0.01)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node() or 'this machine'}\n")
+        file.flush()
+        yield
+
+
+def _lock(file):
+    """Whether the file could be locked. Closing it frees the lock."""
+    try:
+        if os.name == "posix":
+            import fcntl
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            import msvcrt
+            file.seek(1 << 20)  # a byte behind the text, which others may then read
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+            return False
+        raise InputError(f"{file.name} cannot be locked ({error.strerror or error}): the file system knows no locks; "
+                         "keep what is changed on another one") from error
+    return True
 
 
 def write_bytes(path, data):

@@ -2,8 +2,8 @@
 
 One file format feeds metrics, search and every index. It is an uncompressed .npz without pickled objects:
 ``codes`` uint8 [N, nb]; ``label_bits`` uint8, the 0/1 label rows through ``numpy.packbits`` (only where there are
-labels); ``ids`` and ``header``, UTF-8 JSON as uint8 bytes. JSON escapes keep any id intact: newlines, NUL, names of
-files that are no valid Unicode.
+labels); ``relaxed`` float16 [N, bits] (only where it was kept); ``ids`` and ``header``, UTF-8 JSON as uint8 bytes.
+JSON escapes keep any id intact: newlines, NUL, names of files that are no valid Unicode.
 """
 import dataclasses
 import json
@@ -32,6 +32,7 @@ class CodeFile:
         labels: uint8 [N, C] of 0 and 1, or None.
         fingerprint: of the model that made the codes.
         meta: plain values for people and tools (protocol, classes, versions, ...).
+        relaxed: the network's output before the sign, float16 [N, bits], or None: the finer half of a ranking.
     """
 
     codes: np.ndarray
@@ -40,6 +41,7 @@ class CodeFile:
     labels: Optional[np.ndarray] = None
     fingerprint: str = ""
     meta: dict = dataclasses.field(default_factory=dict)
+    relaxed: Optional[np.ndarray] = None
 
     def __len__(self):
         return len(self.codes)
@@ -51,6 +53,10 @@ class CodeFile:
             raise InputError(f"{len(self.codes)} codes but {len(self.ids)} ids")
         if not all(isinstance(i, str) for i in self.ids):
             raise InputError("ids of a code file must be strings")
+        relaxed = self.relaxed
+        if relaxed is not None and (relaxed.dtype != np.float16 or relaxed.shape != (len(self.codes), self.bits)):
+            raise InputError(f"relaxed codes of a code file must be float16 [{len(self.codes)}, {self.bits}], got "
+                             f"{relaxed.dtype} {list(relaxed.shape)}")
         labels = self.labels
         if labels is None:
             return
@@ -77,6 +83,8 @@ class CodeFile:
             raise InputError(f"meta of a code file must be plain JSON values: {error}") from error
         if self.labels is not None:
             arrays["label_bits"] = np.packbits(self.labels, axis=1)
+        if self.relaxed is not None:
+            arrays["relaxed"] = self.relaxed
         write_npz(path, arrays)
 
     @classmethod
@@ -115,7 +123,7 @@ class CodeFile:
         if fingerprint is not None and found != fingerprint:
             raise InputError(f"{path} was made by another model (fingerprint {found or 'unknown'}, the model at hand "
                              f"has {fingerprint}): encode the database again, or choose the other model")
-        loaded = cls(codes, bits, ids, labels, found, meta)
+        loaded = cls(codes, bits, ids, labels, found, meta, arrays.get("relaxed"))
         try:
             loaded.check()
             if len(codes) != count:
