@@ -9,7 +9,9 @@ from PIL import Image
 from scipy.io import savemat
 from scipy.sparse import csc_matrix
 
-from utils.datasets.matrices.feature_files import DRAWN, draw_by_label, load_features_protocol
+from utils.datasets import load_protocol
+from utils.datasets.matrices.feature_files import load_features_protocol
+from utils.datasets.matrices.splits import DRAWN, draw_by_label
 from utils.errors import InputError
 
 
@@ -115,11 +117,11 @@ def test_wiki(tmp_path):
     for part, count in (("train", 5), ("test", 3)):
         rows = [f"t{part}{i}\ti{part}{i}\t{1 + i % 2}\n" for i in range(count)]
         (tmp_path / f"{part}set_txt_img_cat.list").write_text("".join(rows))
-    features = load_features_protocol(tmp_path / "raw_features.mat")
+    features = load_protocol(tmp_path / "raw_features.mat")
     assert features.train.features.shape == (5, 128) and features.name == "wiki"
     (tmp_path / "images" / "art").mkdir(parents=True)
     Image.fromarray(np.full((5, 7, 3), 200, "uint8")).save(tmp_path / "images" / "art" / "itrain0.jpg")
-    protocol = load_features_protocol(tmp_path)
+    protocol = load_protocol(tmp_path / "raw_features.mat")
     assert [len(split) for split in protocol.splits] == [5, 3, 5]
     assert protocol.classes[:2] == ["art", "biology"] and protocol.topk == 50
     assert protocol.train.features is None and protocol.train.images.read(0).shape == (5, 7, 3)
@@ -128,10 +130,10 @@ def test_wiki(tmp_path):
     assert set(protocol.database.ids) == set(protocol.train.ids)
     (tmp_path / "testset_txt_img_cat.list").write_text("t i 1\n")
     with pytest.raises(InputError, match="1 lines.*3 rows"):
-        load_features_protocol(tmp_path)
+        load_protocol(tmp_path / "raw_features.mat")
     (tmp_path / "testset_txt_img_cat.list").write_text("t i 11\n")
     with pytest.raises(InputError, match="list:1"):
-        load_features_protocol(tmp_path)
+        load_protocol(tmp_path / "raw_features.mat")
 
 
 def test_news_features(shared):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from utils.datasets import load_protocol
+from utils.datasets.base import Request
 from utils.datasets.own import folders
 from utils.datasets.own import splits as own
 from utils.errors import InputError
@@ -158,7 +159,7 @@ def test_special_files_are_no_pictures(tmp_path):
 @settings(max_examples=60, deadline=None)
 @given(st.integers(2, 60), st.integers(0, 5), st.data())
 def test_every_draw_is_a_partition(n, seed, data):
-    table = own.Table("x", [f"{i:03d}.jpg" for i in range(n)])
+    table = own.ItemTable("x", [f"{i:03d}.jpg" for i in range(n)])
     sizes = {}
     query = data.draw(st.none() | st.integers(1, n - 1))
     if query:
@@ -170,11 +171,11 @@ def test_every_draw_is_a_partition(n, seed, data):
     train = data.draw(st.none() | st.integers(1, database or n - count))
     if train:
         sizes["num_train"] = train
-    got = own.roles(table, seed, sizes, "x")
+    got = own.draw_split(table, seed, sizes, "x")
     assert [len(rows) for rows in got] == [count, train or database or n - count, database or n - count]
     assert not set(got[0]) & set(got[2]) and set(got[1]) <= set(got[2])
     assert all(len(set(rows)) == len(rows) for rows in got)
-    again = own.roles(own.Table("x", list(table.paths)), seed, sizes, "y")
+    again = own.draw_split(own.ItemTable("x", list(table.paths)), seed, sizes, "y")
     assert all(np.array_equal(a, b) for a, b in zip(got, again))
 
 
@@ -214,8 +215,8 @@ def test_the_same_folder_gives_the_same_lists_wherever_and_in_whatever_order(cla
 
 def test_the_draw_is_fixed_for_ever():
     """What is published with a seed must stay: these rows were drawn on the day of the first release."""
-    table = own.Table("x", [f"{i}.jpg" for i in range(12)])
-    query, train, database = own.roles(table, 7, {"num_query": 3, "num_train": 4}, "x")
+    table = own.ItemTable("x", [f"{i}.jpg" for i in range(12)])
+    query, train, database = own.draw_split(table, 7, {"num_query": 3, "num_train": 4}, "x")
     assert [rows.tolist() for rows in (query, train, database)] == FIXED
 
 
@@ -345,14 +346,14 @@ def test_any_text_is_read_or_refused(tmp_path_factory, text, name):
     faults = []
     for on_fault in (None, faults.append):
         try:
-            table = own.read(str(path), on_fault=on_fault)
+            table = own.read(str(path), Request(on_fault=on_fault))
         except InputError as error:
             assert "\n" not in str(error)
             continue
         assert len(set(table.paths)) == len(table.paths)
         assert not any(".." in path.split("/") for path in table.paths)
         assert all(column is None or len(column) == len(table.paths)
-                   for column in (table.labels, table.texts, table.roles, table.lines))
+                   for column in (table.labels, table.texts, table.splits, table.lines))
 
 
 # image lists and unreadable pictures -------------------------------------------------------------

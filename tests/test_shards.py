@@ -145,11 +145,11 @@ def test_shards_take_the_place_of_listed_files(pets, tmp_path):
 
 
 def test_unlabelled_pictures_stay_unlabelled(tmp_path):
-    from utils.datasets.own.item_table import Table
+    from utils.datasets.own.item_table import ItemTable
     for name in ("a/1.jpg", "b/2.jpg", "b/3.jpg"):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_bytes(picture(len(name)))
-    split = Table(str(tmp_path / "in"), ["a/1.jpg", "b/2.jpg", "b/3.jpg"]).whole()
+    split = ItemTable(str(tmp_path / "in"), ["a/1.jpg", "b/2.jpg", "b/3.jpg"]).whole()
     write_shards([split], [], tmp_path / "out")
     pool, classes = open_shards(tmp_path / "out")
     assert pool.labels is None and classes == [] and list(pool.ids) == split.ids

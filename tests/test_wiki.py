@@ -4,8 +4,9 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from utils.datasets import find_spec, load_protocol
+from utils.datasets import find_data_set, load_protocol
 from utils.datasets.__main__ import main
+from utils.datasets.base import Request
 from utils.datasets.protocols.wiki import CLASSES, LISTS
 from utils.errors import InputError
 from utils.text import Vectorizer
@@ -81,7 +82,7 @@ def test_make_and_check(tmp_path, run, capsys):
     printed = capsys.readouterr().out
     assert "8 queries (literature 693), 24 training" in printed and "texts/" in printed and "sha256" in printed
     with pytest.raises(InputError, match="8 queries and 24 training pairs, but Wikipedia has 693 and 2173"):
-        find_spec("wiki").make(str(tmp_path), 0, None, {})
+        find_data_set("wiki").make(Request(str(tmp_path)))
     (tmp_path / "images" / "art" / "test00-image.jpg").write_bytes(b"")
     done = run("-m", "utils.datasets", "check", "wiki", "--root", tmp_path, ok=False)
     assert done.returncode == 1 and "count: query has 8 items, wiki has 693" in done.stdout

@@ -3,8 +3,8 @@
 What may enter: readers of data and the rules that draw splits. ``protocols`` are the named sets, ``own`` a user's
 pictures, ``matrices`` files of features. ``python -m utils.datasets list | make | check`` shows, prepares, examines.
 """
-from utils.datasets.base import ArrayImages, FileImages, Protocol, Spec, Split
-from utils.datasets.names import PROTOCOLS, absolute_name, find_spec, load_protocol, recognise
+from utils.datasets.base import ArrayImages, DataSet, FileImages, Protocol, Split
+from utils.datasets.names import PROTOCOLS, absolute_name, find_data_set, load_protocol, recognise
 
-__all__ = ["ArrayImages", "FileImages", "PROTOCOLS", "Protocol", "Spec", "Split", "absolute_name", "find_spec",
+__all__ = ["ArrayImages", "DataSet", "FileImages", "PROTOCOLS", "Protocol", "Split", "absolute_name", "find_data_set",
            "load_protocol", "recognise"]

@@ -1,11 +1,10 @@
 """python -m utils.datasets list | make NAME | check NAME | download NAME | shard NAME"""
 import argparse
-import inspect
 import sys
 
 from utils.datasets import download
 from utils.datasets.check import check, report
-from utils.datasets.names import PROTOCOLS, check_sizes, find_spec, load_spec
+from utils.datasets.names import PROTOCOLS, find_data_set, load_data_set, make_request
 from utils.datasets.own import write_shards
 from utils.errors import InputError, run_main
 
@@ -19,42 +18,38 @@ def main(argv):
     """Parse and run one command."""
     options = _parse(argv)
     if options.command == "list":
-        print("\n".join(table()))
+        print("\n".join(overview()))
         return
     if options.command == "download":
         download.command(options, PROTOCOLS)
         return
-    spec = find_spec(options.name, options.root)
-    sizes = check_sizes(spec, {size: getattr(options, size) for size in _size_names()})
-    seed = spec.seed if options.seed is None else options.seed
+    data_set = find_data_set(options.name, options.root)
+    request = make_request(data_set, options.root, options.seed, options.list_dir,
+                           {size: getattr(options, size) for size in _size_names()})
     if options.command == "make":
-        if spec.make is None:
-            raise InputError(f"{spec.name} needs no lists; look at it with: python -m utils.datasets check {spec.name}")
-        if options.any_count and "any_count" not in inspect.signature(spec.make).parameters:
-            raise InputError(f"{spec.name} has no official counts; leave out --any-count")
-        extra = {"any_count": True} if options.any_count else {}
-        spec.make(options.root, seed, options.list_dir, sizes, **extra)
-        return
-    if options.command == "shard":
-        write_shards.command(options, lambda: load_spec(spec, options.root, seed, options.list_dir, sizes),
-                             options.name in PROTOCOLS)
-        return
-    protocol, faults = check(spec, options.root, seed, options.list_dir, sizes, options.fast, options.workers)
-    print("\n".join(report(protocol, faults, options.fast)))
-    if faults:
-        sys.exit(1)
+        if data_set.make is None:
+            raise InputError(f"{data_set.name} needs no lists; look at it with: python -m utils.datasets check "
+                             f"{data_set.name}")
+        data_set.make(request, options.any_count)
+    elif options.command == "shard":
+        write_shards.command(options, lambda: load_data_set(data_set, request), options.name in PROTOCOLS)
+    else:
+        protocol, faults = check(data_set, request, options.fast, options.workers)
+        print("\n".join(report(protocol, faults, options.fast)))
+        if faults:
+            sys.exit(1)
 
 
-def table():
-    """Lines of the protocol table."""
-    widest = max(len(spec.licence) for spec in PROTOCOLS.values()) + 2
+def overview():
+    """Lines of ``list``."""
+    widest = max(len(known.licence) for known in PROTOCOLS.values()) + 2
     lines = [f"{'name':<22}{'query':>7}{'train':>7}{'database':>9}{'classes':>8}{'mAP@':>6}  "
              f"{'train in database':<19}{'licence':<{widest}}where to obtain"]
-    for spec in PROTOCOLS.values():
-        query, train, database = spec.counts
-        lines.append(f"{spec.name:<22}{query:>7}{train:>7}{database or 'rest':>9}{spec.classes:>8}"
-                     f"{spec.topk or 'all':>6}  {'yes' if spec.inside else 'no':<19}"
-                     f"{spec.licence or 'see there':<{widest}}{spec.obtain}")
+    for known in PROTOCOLS.values():
+        query, train, database = known.counts
+        lines.append(f"{known.name:<22}{query:>7}{train:>7}{database or 'rest':>9}{known.classes:>8}"
+                     f"{known.topk or 'all':>6}  {'yes' if known.inside else 'no':<19}"
+                     f"{known.licence or 'see there':<{widest}}{known.obtain}")
     lines.append("or your own pictures: a folder (a sub-folder a class, or flat), a manifest (.csv, .tsv, .jsonl) or "
                  "an image list (.txt); see data/README.md")
     lines.append("or a file of image and text features: .npz, .mat (utils/datasets/matrices/feature_files.py says how)")
@@ -62,7 +57,7 @@ def table():
 
 
 def _size_names():
-    return sorted({size for spec in PROTOCOLS.values() for size in spec.sizes})
+    return sorted({size for known in PROTOCOLS.values() for size in known.sizes})
 
 
 def _parse(argv):

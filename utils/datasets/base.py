@@ -3,7 +3,7 @@ import dataclasses
 import glob
 import hashlib
 import os
-from typing import Any, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
@@ -29,6 +29,10 @@ class FileImages:
     def path(self, i):
         """File name of item i."""
         return os.path.join(self.root, self.paths[i])
+
+    def any_there(self, most=100):
+        """Whether one of ``most`` files, evenly spread, exists: one that is missing says nothing of the others."""
+        return any(os.path.exists(self.path(i)) for i in range(0, len(self), max(1, len(self) // most)))
 
     def read(self, i):
         """uint8 [H, W, 3] RGB. Raises images.ImageError."""
@@ -161,30 +165,54 @@ class Protocol:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
-    """One line of the protocol table.
+class Request:
+    """How a data set is asked for; ``names.request`` makes one and checks it.
 
-    load: callable(root, seed, list_dir, sizes, on_fault) -> Protocol; on_fault is None (raise) or takes a message.
-    make: callable(root, seed, list_dir, sizes) -> None, prints what it made; None where there is nothing to make.
+    root: folder of the data, or the archive; None = the set's own place.
+    seed: of the split.
+    list_dir: folder of the list files; None = the set's own.
+    sizes: dict of the split sizes that are asked for, by the names in ``DataSet.sizes``.
+    labels: how labels are written, see labels.py: ``auto``, ``index`` or ``multihot``.
+    skip_broken: leave out pictures that cannot be read.
+    on_fault: None = a bad line is raised as InputError; else a callable that gets its message, and it is left out.
+    """
+
+    root: Optional[str] = None
+    seed: int = 0
+    list_dir: Optional[str] = None
+    sizes: Dict[str, int] = dataclasses.field(default_factory=dict)
+    labels: str = "auto"
+    skip_broken: bool = False
+    on_fault: Optional[Callable[[str], None]] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """What is known of a data set before it is loaded: one line of ``list``, or a path of a user.
+
+    load: callable(Request) -> Protocol.
+    make: callable(Request, any_count) -> None, prints what it made; None where there is nothing to make.
     counts: (query, train, database) of the literature, or None.
     inside: every train item is in the database. sizes: names of the size flags that load or make take.
-    unlabelled: items without any label belong to the protocol; check counts them, they are no faults.
+    options: which of ``labels`` and ``skip_broken`` of a Request it takes.
+    unlabelled: items without any label belong to the set; check counts them, they are no faults.
     seed: the seed when none is given. source: ``licence; where a person obtains the images``.
     recognises: callable(path) -> bool: does the folder or file hold the set's official files? None = never.
     """
 
     name: str
-    load: Any
-    make: Any = None
+    load: Callable[[Request], Protocol]
+    make: Optional[Callable[[Request, bool], None]] = None
     counts: Optional[tuple] = None
     topk: int = 0
     classes: int = 0
     inside: bool = True
     unlabelled: bool = False
     sizes: tuple = ()
+    options: tuple = ()
     seed: int = 0
     source: str = ""
-    recognises: Any = None
+    recognises: Optional[Callable[[str], bool]] = None
 
     @property
     def licence(self):
@@ -208,6 +236,11 @@ def need_folder(root, what):
     if not os.path.isdir(root):
         raise InputError(f"the data folder {root} does not exist; it should hold {what}")
     return os.fspath(root)
+
+
+def is_hidden(name):
+    """Names that people hide and that systems leave behind: no command takes such a file or folder."""
+    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 
 
 def holds(*marks):

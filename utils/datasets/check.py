@@ -7,23 +7,24 @@ a scan of a user's folder left out.
 """
 import collections
 import concurrent.futures
+import dataclasses
 import os
 
 import numpy as np
 
 from utils.datasets.base import Split
-from utils.datasets.names import load_spec
+from utils.datasets.names import load_data_set
 from utils.errors import printable
 from utils.images import ImageError
 
 SHOWN = 20  # faults of one sort that are printed in full
 
 
-def check(spec, root=None, seed=None, list_dir=None, sizes=None, fast=False, workers=None):
+def check(data_set, request, fast=False, workers=None):
     """All faults of a data set.
 
     Args:
-        spec: base.Spec; the other data arguments as in ``load_protocol``.
+        data_set, request: base.DataSet and base.Request; its ``on_fault`` is set here.
         fast: look at the headers of the images only (and the end marker of JPEG files), decode nothing.
         workers: threads that read images; the number of cores by default.
 
@@ -34,27 +35,28 @@ def check(spec, root=None, seed=None, list_dir=None, sizes=None, fast=False, wor
         InputError: nothing to examine: no such folder, archive or list.
     """
     faults = []
-    protocol = load_spec(spec, root, seed, list_dir, sizes, lambda message: faults.append(("bad line", message)))
-    faults += _counts(spec, protocol, sizes)
+    protocol = load_data_set(data_set, dataclasses.replace(
+        request, on_fault=lambda message: faults.append(("bad line", message))))
+    faults += _counts(data_set, protocol, request.sizes)
     for split in protocol.splits:
         faults += _rows(split)
-    if spec.unlabelled:
+    if data_set.unlabelled:
         count = sum(sort == "no label" for sort, _ in faults)
         faults = [fault for fault in faults if fault[0] != "no label"]
-        protocol.notes.append(f"{count} items without any label, which belong to {spec.name}")
-    faults += _overlaps(spec, protocol)
+        protocol.notes.append(f"{count} items without any label, which belong to {data_set.name}")
+    faults += _overlaps(data_set, protocol)
     faults += _images(protocol, fast, workers or os.cpu_count() or 1)
     return protocol, faults
 
 
-def _counts(spec, protocol, sizes):
+def _counts(data_set, protocol, sizes):
     faults = [("empty split", f"the {split.name} split is empty") for split in protocol.splits if not len(split)]
-    if spec.counts and not any((sizes or {}).values()):
-        for split, count in zip((protocol.query, protocol.train, protocol.database), spec.counts):
+    if data_set.counts and not sizes:
+        for split, count in zip((protocol.query, protocol.train, protocol.database), data_set.counts):
             if count is not None and len(split) != count:
-                faults.append(("count", f"{split.name} has {len(split)} items, {spec.name} has {count}"))
-    if spec.classes and len(protocol.classes) != spec.classes:
-        faults.append(("count", f"{len(protocol.classes)} classes, {spec.name} has {spec.classes}"))
+                faults.append(("count", f"{split.name} has {len(split)} items, {data_set.name} has {count}"))
+    if data_set.classes and len(protocol.classes) != data_set.classes:
+        faults.append(("count", f"{len(protocol.classes)} classes, {data_set.name} has {data_set.classes}"))
     return faults
 
 
@@ -71,7 +73,7 @@ def _rows(split: Split):
     return faults
 
 
-def _overlaps(spec, protocol):
+def _overlaps(data_set, protocol):
     faults = []
     database = dict(zip(protocol.database.ids, range(len(protocol.database))))
     train = dict(zip(protocol.train.ids, range(len(protocol.train))))
@@ -81,7 +83,7 @@ def _overlaps(spec, protocol):
                 where = f"{protocol.query.where(i)}: query {item} is also in {other.where(rows[item])}"
                 faults.append((f"query in {other.name}", where))
     for i, item in enumerate(protocol.train.ids):
-        if spec.inside and item not in database:
+        if data_set.inside and item not in database:
             where = f"{protocol.train.where(i)}: training item {item} is not in the database"
             faults.append(("train not in database", where))
         if item in database and protocol.train.labels is not None and protocol.database.labels is not None:

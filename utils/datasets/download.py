@@ -266,7 +266,7 @@ def add_command(commands):
 
 
 def command(options, protocols):
-    """Run ``download``; ``protocols``: dict name -> Spec, for the message about the others."""
+    """Run ``download``; ``protocols``: dict name -> DataSet, for the message about the others."""
     source = SOURCES.get(options.name)
     if source is None:
         known = protocols.get(options.name)

@@ -6,6 +6,7 @@ slash, ``./`` or ``../`` is dropped, so that no path leaves the root (absolute p
 lists often carry the folder of their authors' machine in front: leading folders that do not exist below the root
 are dropped, as found on the first line of the list.
 """
+import json
 import os
 import re
 
@@ -128,6 +129,46 @@ def load_lists(name, root, list_dir=None, seed=0, topk=0, on_fault=None):
     query, database = (read_split(split, found[split], root, 0 if count is None else count, on_fault)
                        for split in ("query", "database"))
     return Protocol(name, train, query, database, read_classes(list_dir, count or 0), topk=topk, seed=seed)
+
+
+def read_texts(path):
+    """dict image path -> text from a texts.jsonl file.
+
+    Raises:
+        InputError: unreadable file or a line that is no JSON object with ``image`` and ``text``, as file:line.
+    """
+    texts = {}
+    for number, line in enumerate(read_lines(path), 1):
+        if line.strip():
+            try:
+                row = json.loads(line)
+                texts[row["image"]] = str(row["text"])
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise InputError(f"{path}:{number}: not a JSON object with image and text") from error
+    return texts
+
+
+def add_texts(protocol, path):
+    """Give every item of a protocol its text from a texts.jsonl file.
+
+    Raises:
+        InputError: as ``read_texts``, or an item without a text.
+    """
+    texts = read_texts(path)
+    for split in protocol.splits:
+        without = next((i for i, item in enumerate(split.ids) if item not in texts), None)
+        if without is not None:
+            raise InputError(f"{path} has no text for {split.ids[without]} ({split.where(without)}); make the lists "
+                             "again")
+        split.texts = [texts[item] for item in split.ids]
+
+
+def names_of(folder):
+    """Set of the names in a folder; empty where there is none."""
+    try:
+        return set(os.listdir(folder))
+    except OSError:
+        return set()
 
 
 def utf8_or_latin1(data):

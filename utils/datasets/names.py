@@ -1,17 +1,18 @@
 """Data sets by name or path: ``load_protocol("cifar10-1", root)`` gives the train, query and database splits."""
+import dataclasses
 import difflib
 import os
 import re
 
 from utils.datasets import lists
-from utils.datasets.base import need_items
+from utils.datasets.base import Request, need_items
 from utils.datasets.matrices import feature_files
 from utils.datasets.own import folders, shards, splits
 from utils.datasets.protocols import cifar10, coco, imagenet, mirflickr, nuswide, shapes, voc, wiki
 from utils.errors import InputError
 
 _MODULES = (shapes, cifar10, coco, nuswide, imagenet, mirflickr, voc, wiki)
-PROTOCOLS = {spec.name: spec for module in _MODULES for spec in module.SPECS}
+PROTOCOLS = {known.name: known for module in _MODULES for known in module.DATA_SETS}
 # other names that papers and code give to the sets, in the spelling of ``_plain``
 _ALSO = {"cifar": "cifar10", "coco2014": "coco", "mscoco": "coco", "mscoco2014": "coco", "flickr": "mirflickr",
          "flickr25k": "mirflickr", "mirflickr25k": "mirflickr", "mirflickr25000": "mirflickr", "mirflickr25": "mirflickr",
@@ -32,8 +33,8 @@ def nearest_name(name):
     return plain[near[0]] if near else None
 
 
-def find_spec(name, root=None):
-    """The Spec of a protocol's name, of a user's own pictures (splits.py), shards, or a file of features (.npz, .mat).
+def find_data_set(name, root=None):
+    """The DataSet of a protocol's name, of a user's own pictures (splits.py), shards, or a file of features (.npz, .mat).
 
     Args:
         name: name or path.
@@ -64,18 +65,22 @@ def find_spec(name, root=None):
 
 
 def _find_path(path):
-    """The Spec of what lies at ``path``, or None."""
+    """The DataSet of what lies at ``path``, or None."""
     if shards.names_shards(path):
-        return shards.spec(path)
+        return shards.data_set(path)
     if os.path.isdir(path) or os.path.isfile(path) and path.lower().endswith(splits.ENDINGS):
-        return splits.spec(path)
+        return splits.data_set(path)
+    if os.path.isfile(path) and os.path.basename(path) == wiki.FEATURES:
+        folder = os.path.dirname(os.path.abspath(path))
+        return dataclasses.replace(PROTOCOLS["wiki"], load=lambda request: wiki.load(
+            dataclasses.replace(request, root=folder)))
     if os.path.isfile(path) and path.lower().endswith(feature_files.ENDINGS):
-        return feature_files.file_spec(path)
+        return feature_files.data_set(path)
     return None
 
 
 def _find_moved(path, root):
-    """The Spec of what lies at ``root`` in place of a path that is gone, or None."""
+    """The DataSet of what lies at ``root`` in place of a path that is gone, or None."""
     if not os.path.splitext(path)[1]:
         return _find_path(root) if os.path.isdir(root) else None
     beside = os.path.join(root, os.path.basename(path))
@@ -114,8 +119,8 @@ def recognise(path):
         name of a protocol, an absolute path, or None where nothing is recognised.
     """
     path = os.fspath(path)
-    for name, spec in PROTOCOLS.items():
-        if spec.recognises is not None and os.path.exists(path) and spec.recognises(path):
+    for name, known in PROTOCOLS.items():
+        if known.recognises is not None and os.path.exists(path) and known.recognises(path):
             return name
     if not os.path.isdir(path):
         return absolute_name(path) if _is_there(path) and _find_path(path) else None
@@ -126,7 +131,7 @@ def recognise(path):
     return absolute_name(features[0]) if len(features) == 1 else None
 
 
-def load_protocol(name, root=None, seed=None, list_dir=None, **sizes):
+def load_protocol(name, root=None, seed=None, list_dir=None, **options):
     """The three splits of a data set.
 
     Args:
@@ -135,33 +140,44 @@ def load_protocol(name, root=None, seed=None, list_dir=None, **sizes):
         root: folder (CIFAR-10: or the archive) with the data; None where the protocol has a default.
         seed: of the split (and of the drawing, for ``shapes``); the protocol's default if None.
         list_dir: folder of the list files, for protocols that read such.
-        sizes: other split sizes, by the names in the protocol's ``Spec.sizes``; None values are ignored.
+        options: other split sizes, by the names in ``DataSet.sizes``, and what ``DataSet.options`` says; None values
+            are ignored.
 
     Raises:
         InputError: unknown name or size, missing folder or file, bad list line, empty split.
     """
-    return load_spec(find_spec(name, root), root, seed, list_dir, sizes)
+    data_set = find_data_set(name, root)
+    return load_data_set(data_set, make_request(data_set, root, seed, list_dir, options))
 
 
-def load_spec(spec, root=None, seed=None, list_dir=None, sizes=None, on_fault=None):
-    """As ``load_protocol``; with ``on_fault`` (callable of a message) bad list lines are left out, not raised."""
-    sizes = check_sizes(spec, sizes)
-    protocol = spec.load(root, spec.seed if seed is None else int(seed), list_dir, sizes, on_fault)
-    shards.attach(protocol, on_fault)
-    if on_fault is None:
+def load_data_set(data_set, request):
+    """Protocol of a Request; with ``on_fault`` bad list lines are left out, and splits may be empty.
+
+    Raises:
+        InputError: as ``load_protocol``.
+    """
+    protocol = data_set.load(request)
+    shards.attach(protocol, request.on_fault)
+    if request.on_fault is None:
         for split in protocol.splits:
             need_items(split)
     return protocol
 
 
-def check_sizes(spec, sizes):
-    """The given sizes without None; raises InputError for names that the protocol has not."""
-    sizes = {key: value for key, value in (sizes or {}).items() if value is not None}
-    for key, value in sizes.items():
-        if key == "skip_broken" and key not in spec.sizes:
-            raise InputError(f"{spec.name}: --skip-broken is for your own pictures; this data set's are fixed")
-        if key not in spec.sizes:
-            raise InputError(f"{spec.name} has no size '{key}'; it takes {', '.join(spec.sizes) or 'no sizes'}")
+def make_request(data_set, root=None, seed=None, list_dir=None, options=None):
+    """A Request that suits a data set; arguments as in ``load_protocol``.
+
+    Raises:
+        InputError: an option that the data set has not, or a size below 1.
+    """
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    skip_broken = bool(given.pop("skip_broken", False))
+    if skip_broken and "skip_broken" not in data_set.options:
+        raise InputError(f"{data_set.name}: --skip-broken is for your own pictures; this data set's are fixed")
+    for key, value in given.items():
+        if key not in data_set.sizes:
+            raise InputError(f"{data_set.name} has no size '{key}'; it takes {', '.join(data_set.sizes) or 'no sizes'}")
         if int(value) < 1:
-            raise InputError(f"{spec.name}: size {key} must be 1 or more, got {value}")
-    return {key: int(value) for key, value in sizes.items()}
+            raise InputError(f"{data_set.name}: size {key} must be 1 or more, got {value}")
+    return Request(root, data_set.seed if seed is None else int(seed), list_dir,
+                   {key: int(value) for key, value in given.items()}, skip_broken=skip_broken)

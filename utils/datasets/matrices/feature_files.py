@@ -20,13 +20,10 @@ import re
 
 import numpy as np
 
-from utils.datasets.base import Spec
+from utils.datasets.base import DataSet
 from utils.datasets.matrices import mat
-from utils.datasets.matrices.splits import DRAWN, MASKS, NAMES, SIZES, TOPK, draw_by_label, make_protocol
-from utils.datasets.protocols import wiki
+from utils.datasets.matrices.splits import DRAWN, FIELDS, MASKS, SIZES, TOPK, make_protocol
 from utils.errors import InputError
-
-__all__ = ["DRAWN", "ENDINGS", "SPECS", "draw_by_label", "file_spec", "load_features_protocol", "mat_files"]
 
 ENDINGS = (".npz", ".mat")
 EXTRA = (*MASKS, "ids", "classes")
@@ -57,50 +54,43 @@ def load_features_protocol(path, seed=0, name=None, **sizes):
         if key not in SIZES:
             raise InputError(f"{path} has no size '{key}'; it takes {', '.join(SIZES)}")
     path = os.fspath(path)
-    if os.path.isfile(os.path.join(path, wiki.FEATURES)):
-        path = os.path.join(path, wiki.FEATURES)
-    if os.path.basename(path) == wiki.FEATURES:
-        table, default = wiki.read_table(os.path.dirname(os.path.abspath(path))), "wiki"
-    elif path.lower().endswith(".npz"):
-        table, default = _read_npz(path), os.path.splitext(os.path.basename(path))[0]
+    if path.lower().endswith(".npz"):
+        variables, default = _read_npz(path), os.path.splitext(os.path.basename(path))[0]
     else:
-        table, default = _read_mats(path)
+        variables, default = _read_mats(path)
     name = name or next((known for known, rule in DRAWN.items() if default.lower().startswith(rule[3])), default)
-    return make_protocol(table, name, seed, sizes, path)
+    return make_protocol(variables, name, seed, sizes, path)
 
 
-def file_spec(path):
-    """Spec of a feature file, for ``--dataset path/to/file.npz``."""
-    def load(root, seed, list_dir, sizes, on_fault):
-        return load_features_protocol(path, seed, **sizes)
-    return Spec(name=path, load=load, topk=TOPK, sizes=SIZES, source="your own features")
-
-
-SPECS = ()  # the named sets of such files are in mirflickr.py and nuswide.py
+def data_set(path):
+    """DataSet of a feature file, for ``--dataset path/to/file.npz``."""
+    def load(request):
+        return load_features_protocol(path, request.seed, **request.sizes)
+    return DataSet(name=path, load=load, topk=TOPK, sizes=SIZES, source="your own features")
 
 
 # files ----------------------------------------------------------------------------------------------------------
-def _find(names, role):
-    """The variable that plays a role: its name, a pair (training part, query part), or None."""
+def _find(names, field):
+    """The variable that plays a field: its name, a pair (training part, query part), or None."""
     lower = {name.lower(): name for name in names}
-    whole = next((lower[name] for name in NAMES[role] if name in lower), None)
+    whole = next((lower[name] for name in FIELDS[field] if name in lower), None)
     if whole is not None:
         return whole
-    letter = role[0]
-    pairs = ((f"{letter}_tr", f"{letter}_te"), (f"{role}_train", f"{role}_test"))
+    letter = field[0]
+    pairs = ((f"{letter}_tr", f"{letter}_te"), (f"{field}_train", f"{field}_test"))
     return next(((lower[a], lower[b]) for a, b in pairs if a in lower and b in lower), None)
 
 
 def _read_npz(path):
     try:
         with np.load(path, allow_pickle=False) as file:
-            names = {role: _find(file.files, role) for role in NAMES}
-            table = {role: None if found is None else
+            names = {field: _find(file.files, field) for field in FIELDS}
+            variables = {field: None if found is None else
                      tuple(file[part] for part in found) if isinstance(found, tuple) else file[found]
-                     for role, found in names.items()}
-            table.update({key: file[key] for key in EXTRA if key in file.files})
-            table["found"] = ", ".join(file.files)
-            return table
+                     for field, found in names.items()}
+            variables.update({key: file[key] for key in EXTRA if key in file.files})
+            variables["found"] = ", ".join(file.files)
+            return variables
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except Exception as error:  # zipfile, zlib and numpy complain about damaged files in many ways
@@ -125,7 +115,7 @@ def _mat_files(folder):
 
 
 def _read_mats(path):
-    """(table, family) of a ``.mat`` file and its siblings, or of a folder with the files of one set."""
+    """(variables, family) of a ``.mat`` file and its siblings, or of a folder with the files of one set."""
     if os.path.isdir(path):
         files = mat_files(path)
     else:
@@ -142,32 +132,32 @@ def _read_mats(path):
     for file in files:
         found = mat.variables(file)
         seen += list(found)
-        for role in NAMES:
-            variable = _find(found, role)
+        for field in FIELDS:
+            variable = _find(found, field)
             if variable is None:
                 continue
-            if role in places and places[role][0] != path:
-                raise InputError(f"both {places[role][0]} and {file} hold {role} data; name the file to use")
-            places.setdefault(role, (file, variable))
+            if field in places and places[field][0] != path:
+                raise InputError(f"both {places[field][0]} and {file} hold {field} data; name the file to use")
+            places.setdefault(field, (file, variable))
         extra.update({key: file for key in MASKS if key in found})
-        if file == path and len(places) == len(NAMES):
+        if file == path and len(places) == len(FIELDS):
             break
-    table = {role: None for role in NAMES}
-    for role in ("label", "text", "image"):   # labels first: their number settles the pictures' axes
-        if role in places:
-            file, variable = places[role]
+    variables = {field: None for field in FIELDS}
+    for field in ("label", "text", "image"):   # labels first: their number settles the pictures' axes
+        if field in places:
+            file, variable = places[field]
             parts = variable if isinstance(variable, tuple) else (variable,)
-            count = None if table["label"] is None or len(parts) > 1 else max(table["label"].shape)
-            read = [_read_variable(file, part, role, count) for part in parts]
-            if role == "label":   # MATLAB has no vectors: one class number an item comes as [1, N] or [N, 1]
+            count = None if variables["label"] is None or len(parts) > 1 else max(variables["label"].shape)
+            read = [_read_variable(file, part, field, count) for part in parts]
+            if field == "label":   # MATLAB has no vectors: one class number an item comes as [1, N] or [N, 1]
                 read = [value.ravel() if 1 in value.shape else value for value in read]
-            table[role] = tuple(read) if len(parts) > 1 else read[0]
-    table.update({key: mat.read_matrix(file, key).ravel() for key, file in extra.items()})
-    table["found"] = ", ".join(seen)
-    return table, families[0]
+            variables[field] = tuple(read) if len(parts) > 1 else read[0]
+    variables.update({key: mat.read_matrix(file, key).ravel() for key, file in extra.items()})
+    variables["found"] = ", ".join(seen)
+    return variables, families[0]
 
 
-def _read_variable(file, name, role, count):
-    if role == "image" and len(mat.variables(file)[name]) == 4:
+def _read_variable(file, name, field, count):
+    if field == "image" and len(mat.variables(file)[name]) == 4:
         return mat.read_images(file, name, count if count and count > 1 else None)
     return mat.read_matrix(file, name)

@@ -1,7 +1,7 @@
 """Raw variables -> a protocol: images or features, texts or text features, labels and who is in which split.
 
-A table is a dict with the keys image, text, label (an array, a pair of training and query part, or None), the masks
-is_train, is_query, is_database, and ids, classes; features.py and wiki.py read such from files. Pictures may be an
+``variables`` is a dict with the keys image, text, label (an array, a pair of training and query part, or None), the masks
+is_train, is_query, is_database, and ids, classes; feature_files.py and wiki.py read such from files. Pictures may be an
 images object of base.py, texts a list of str.
 """
 import numpy as np
@@ -13,7 +13,7 @@ from utils.errors import InputError
 SIZES = ("num_query", "num_train")
 TOPK = 50   # of the cross-modal literature
 MASKS = ("is_train", "is_query", "is_database")
-NAMES = {"image": ("image", "images", "img", "i", "iall", "xall"),
+FIELDS = {"image": ("image", "images", "img", "i", "iall", "xall"),
          "text": ("text", "texts", "txt", "tags", "t", "yall"),
          "label": ("label", "labels", "lab", "l", "lall")}
 # protocol: (query, train, how much larger the first label's share is, first letters of the file names)
@@ -21,11 +21,11 @@ DRAWN = {"mirflickr_crossmodal": (2000, 5000, 2, ("mirflickr25k", "flickr-25k", 
          "nuswide_10": (2000, 5000, 1, ("nus-wide-tc10", "nuswide-tc10", "nus-wide-tc-10"))}
 
 
-def make_protocol(table, name, seed, sizes, path):
-    """Protocol of a table.
+def make_protocol(variables, name, seed, sizes, path):
+    """Protocol of raw variables.
 
     Args:
-        table: see the module; ``path`` is the file for messages.
+        variables: dict, see the module; ``path`` is the file for messages.
         name: protocol name; where it is a key of ``DRAWN``, equal shares of every label are drawn (``draw_by_label``).
         seed: of the drawing and of the database's order.
         sizes: ``num_query``, ``num_train``.
@@ -33,14 +33,14 @@ def make_protocol(table, name, seed, sizes, path):
     Raises:
         InputError: variables missing or of different lengths, values that are not finite, sizes that do not fit.
     """
-    table = _clean(table, path)
-    train, query, database = _split(table, name, seed, sizes, path)
+    variables = _clean(variables, path)
+    train, query, database = _split(variables, name, seed, sizes, path)
     rng = np.random.default_rng([seed, 1])
-    whole = Split("all", table["ids"], table["label"], table["images"], table["features"], table["texts"],
-                  table["text_features"])
-    has_text = table["texts"] is not None or table["text_features"] is not None
+    whole = Split("all", variables["ids"], variables["label"], variables["images"], variables["features"], variables["texts"],
+                  variables["text_features"])
+    has_text = variables["texts"] is not None or variables["text_features"] is not None
     return Protocol(name, whole.select(train, "train"), whole.select(query, "query"),
-                    whole.select(rng.permutation(database), "database"), table["classes"],
+                    whole.select(rng.permutation(database), "database"), variables["classes"],
                     topk=TOPK if has_text else 0, seed=seed)
 
 
@@ -78,10 +78,10 @@ def draw_by_label(labels, num_query, num_train, first=1, seed=0):
     return np.array(query, np.int64), np.array(train, np.int64)
 
 
-def _split(table, name, seed, sizes, path):
+def _split(variables, name, seed, sizes, path):
     """(train, query, database) row numbers."""
-    n = len(table["ids"])
-    masks = {key: table[key] for key in MASKS if table.get(key) is not None}
+    n = len(variables["ids"])
+    masks = {key: variables[key] for key in MASKS if variables.get(key) is not None}
     if masks:
         if sizes:
             raise InputError(f"{path} brings its own split; leave out {', '.join('--' + key for key in sizes)}")
@@ -97,10 +97,10 @@ def _split(table, name, seed, sizes, path):
         if num_query + num_train > n or num_train < 1:
             raise InputError(f"{path}: {num_query} query and {num_train} training items do not fit into {n}; "
                              "choose --num-query and --num-train")
-        if name in DRAWN and table["label"] is None:
+        if name in DRAWN and variables["label"] is None:
             raise InputError(f"{path}: the split of {name} is drawn by labels, and there are none")
         if name in DRAWN:
-            query, train = draw_by_label(table["label"], num_query, num_train, first, seed)
+            query, train = draw_by_label(variables["label"], num_query, num_train, first, seed)
         else:
             order = np.random.default_rng(seed).permutation(n)
             query, train = order[:num_query], order[num_query:num_query + num_train]
@@ -112,30 +112,30 @@ def _split(table, name, seed, sizes, path):
     return train, query, database
 
 
-def _clean(table, path):
+def _clean(variables, path):
     """Check and convert the raw variables: images or features, texts or text_features, label, ids, classes, masks."""
-    roles = {role: table[role] for role in NAMES}
-    if roles["image"] is None and roles["text"] is None:
+    fields = {field: variables[field] for field in FIELDS}
+    if fields["image"] is None and fields["text"] is None:
         raise InputError(f"{path} holds neither an image nor a text matrix; looked for "
-                         f"{', '.join(NAMES['image'])}; {', '.join(NAMES['text'])}; "
-                         f"found {table.get('found') or 'nothing'}")
-    masks = {key: table.get(key) for key in MASKS}
-    pairs = [value for value in roles.values() if isinstance(value, tuple)]
+                         f"{', '.join(FIELDS['image'])}; {', '.join(FIELDS['text'])}; "
+                         f"found {variables.get('found') or 'nothing'}")
+    masks = {key: variables.get(key) for key in MASKS}
+    pairs = [value for value in fields.values() if isinstance(value, tuple)]
     if pairs:
-        if any(value is not None and not isinstance(value, tuple) for value in roles.values()):
+        if any(value is not None and not isinstance(value, tuple) for value in fields.values()):
             raise InputError(f"{path}: some of image, text and label are in two parts and some in one")
         masks["is_train"] = np.arange(sum(map(len, pairs[0]))) < len(pairs[0][0])
-        for role, value in roles.items():
+        for field, value in fields.items():
             if value is not None and [len(part) for part in value] != [len(part) for part in pairs[0]]:
-                raise InputError(f"{path}: the parts of {role} have {len(value[0])} and {len(value[1])} rows, others "
+                raise InputError(f"{path}: the parts of {field} have {len(value[0])} and {len(value[1])} rows, others "
                                  f"{len(pairs[0][0])} and {len(pairs[0][1])}")
             if value is not None and not isinstance(value[0], np.ndarray):
                 raise InputError(f"{path}: pictures in two parts are not supported; store them as one variable "
                                  "with a mask is_train")
-            roles[role] = None if value is None else np.concatenate(value)
+            fields[field] = None if value is None else np.concatenate(value)
 
-    n = _count(roles)
-    image, pictures = roles["image"], None
+    n = _count(fields)
+    image, pictures = fields["image"], None
     if image is not None and getattr(image, "ndim", None) == 4:
         if image.dtype != np.uint8 or image.shape[-1] != 3:
             raise InputError(f"{path}: pictures must be uint8 [N, H, W, 3], not {image.dtype} {list(image.shape)}")
@@ -143,7 +143,7 @@ def _clean(table, path):
     if image is not None and not isinstance(image, np.ndarray):
         image, pictures = None, image
         _same_length(len(pictures), n, "image", path)
-    text, texts = roles["text"], None
+    text, texts = fields["text"], None
     if isinstance(text, list) or (text is not None and text.dtype.kind == "U"):
         text, texts = None, [str(value) for value in np.ravel(text)] if isinstance(text, np.ndarray) else text
         _same_length(len(texts), n, "text", path)
@@ -151,11 +151,11 @@ def _clean(table, path):
         if mask is not None:
             masks[key] = np.asarray(mask).astype(bool).ravel()
             _same_length(len(masks[key]), n, key, path)
-    ids = table.get("ids")
+    ids = variables.get("ids")
     ids = [f"{row:07d}" for row in range(n)] if ids is None else [str(value) for value in np.ravel(ids)]
     _same_length(len(ids), n, "ids", path)
-    label = _labels(roles["label"], n, path)
-    classes = table.get("classes")
+    label = _labels(fields["label"], n, path)
+    classes = variables.get("classes")
     if classes is None:
         classes = [f"class_{i}" for i in range(0 if label is None else label.shape[1])]
     elif label is not None and len(classes) != label.shape[1]:
@@ -165,35 +165,35 @@ def _clean(table, path):
             "classes": [str(name) for name in classes], **masks}
 
 
-def _count(roles):
+def _count(fields):
     """Number of items: that of the pictures, texts (one string each) or matrices; a label vector does not count."""
-    for role in ("image", "text", "label"):
-        value = roles[role]
+    for field in ("image", "text", "label"):
+        value = fields[field]
         if value is not None and not (isinstance(value, np.ndarray) and value.ndim == 2):
-            return len(value) if role != "label" else value.size
-    shapes = [value.shape for value in roles.values() if value is not None]
+            return len(value) if field != "label" else value.size
+    shapes = [value.shape for value in fields.values() if value is not None]
     common = [size for size in shapes[0] if all(size in shape for shape in shapes)]
     return shapes[0][0] if shapes[0][0] in common or not common else common[0]
 
 
-def _same_length(length, n, role, path):
+def _same_length(length, n, field, path):
     if length != n:
-        raise InputError(f"{path}: {role} has {length} items, others {n}")
+        raise InputError(f"{path}: {field} has {length} items, others {n}")
 
 
-def _matrix(value, n, role, path):
+def _matrix(value, n, field, path):
     """float32 [N, D]; a matrix stored the other way round is turned."""
     if value is None:
         return None
     if value.ndim != 2 or value.dtype.kind not in "fiub":
-        raise InputError(f"{path}: {role} must be a matrix of numbers, not {value.dtype} {list(value.shape)}")
+        raise InputError(f"{path}: {field} must be a matrix of numbers, not {value.dtype} {list(value.shape)}")
     if value.shape[0] != n and value.shape[1] == n:
         value = value.T
-    _same_length(value.shape[0], n, role, path)
+    _same_length(value.shape[0], n, field, path)
     value = np.ascontiguousarray(value, dtype="float32")
     bad = np.flatnonzero(~np.isfinite(value).all(axis=1))
     if len(bad):
-        raise InputError(f"{path}: {len(bad)} rows of {role} hold NaN or infinity, row {bad[0]} first")
+        raise InputError(f"{path}: {len(bad)} rows of {field} hold NaN or infinity, row {bad[0]} first")
     return value
 
 

@@ -1,16 +1,17 @@
-"""Folders of pictures: what lies there, and which classes or splits the sub-folders are (own.py says the rules)."""
+"""Folders of pictures: what lies there, and which classes or splits the sub-folders are (splits.py says the rules)."""
 import collections
 import os
 
 import numpy as np
 
-from utils.datasets.own.item_table import WORDS, Table, first_of
+from utils.datasets.base import is_hidden
+from utils.datasets.own.item_table import SPLIT_WORDS, ItemTable, first_of
 from utils.errors import InputError
 from utils.images import IMAGE_ENDINGS
 
 
-def read_folder(folder, roles_of_folders=True):
-    """Table of a folder of pictures; see the module's docstring.
+def read_folder(folder, folders_are_splits=True):
+    """ItemTable of a folder of pictures; see the module's docstring.
 
     Folders above all pictures (``photos/photos/cat/...``) are passed over. What then comes first in the paths are
     classes, if there are two or more and no picture lies beside them.
@@ -22,10 +23,10 @@ def read_folder(folder, roles_of_folders=True):
     parts = [path.split("/") for path in found]
     above = os.path.commonprefix([some[:-1] for some in parts])
     below = [some[len(above):] for some in parts]
-    table = Table(folder, found, notes=notes)
-    given = _splits_of_folders(folder, {some[0] for some in below if len(some) > 1}) if roles_of_folders else None
+    table = ItemTable(folder, found, notes=notes)
+    given = _splits_of_folders(folder, {some[0] for some in below if len(some) > 1}) if folders_are_splits else None
     if given and all(len(some) > 1 for some in below):
-        table.roles = [given[some[0]] for some in below]
+        table.splits = [given[some[0]] for some in below]
         below = [some[1:] for some in below]
     names = sorted({some[0] for some in below if len(some) > 1})
     loose = [path for path, some in zip(found, below) if len(some) == 1]
@@ -34,23 +35,23 @@ def read_folder(folder, roles_of_folders=True):
                      "are taken without labels; for classes, put every picture into the folder of its class")
     elif len(names) > 1:
         table.classes, table.labels = names, _one_hot([some[0] for some in below], names)
-        if table.roles is None:
+        if table.splits is None:
             place = os.path.join(folder, *above)
             empty = sorted({entry.name for entry in os.scandir(place) if entry.is_dir()} - set(names))
-            empty = [name for name in empty if not _hidden(name)]
+            empty = [name for name in empty if not is_hidden(name)]
             if empty:
                 notes.append(f"{len(empty)} folders without pictures are no classes: {first_of(empty, 5)}")
     return table
 
 
 def _splits_of_folders(folder, names):
-    """dict folder name -> role where the folders are splits, else None.
+    """dict folder name -> split where the folders are splits, else None.
 
     Raises:
         InputError: some are called like splits and some are not.
     """
-    given = {name: WORDS.get(name.lower()) for name in sorted(names)}
-    like = [name for name in given if name.lower() in (*WORDS, "val", "valid", "validation")]
+    given = {name: SPLIT_WORDS.get(name.lower()) for name in sorted(names)}
+    like = [name for name in given if name.lower() in (*SPLIT_WORDS, "val", "valid", "validation")]
     if len(like) < 2 or not any(name.lower() in ("train", "query", "test") for name in like):
         return None
     if None in given.values() or "query" not in given.values() or len(set(given.values())) < 2:
@@ -89,7 +90,7 @@ def scan(folder):
         for entry in entries:
             name, is_link = prefix + entry.name, entry.is_symlink()
             target = os.path.realpath(entry.path) if is_link else os.path.join(real, entry.name)
-            if _hidden(entry.name):
+            if is_hidden(entry.name):
                 hidden += 1
             elif is_link and os.path.exists(target) and (_is_read(top, target) or target in entered):
                 links.append(name)
@@ -121,15 +122,10 @@ def scan(folder):
 def any_picture(folder):
     """Whether a picture lies in a folder or below it, by the rule of ``scan`` for hidden names; links are not followed."""
     for place, below, names in os.walk(folder):
-        below[:] = sorted(name for name in below if not _hidden(name))
-        if any(name.lower().endswith(IMAGE_ENDINGS) and not _hidden(name) for name in names):
+        below[:] = sorted(name for name in below if not is_hidden(name))
+        if any(name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name) for name in names):
             return True
     return False
-
-
-def _hidden(name):
-    """Names that people hide and that systems leave behind."""
-    return name.startswith(".") or name.lower() in ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 
 
 def _is_read(top, target):
@@ -137,4 +133,4 @@ def _is_read(top, target):
     if (top + os.sep).startswith(target.rstrip(os.sep) + os.sep):
         return True
     below = target.startswith(top.rstrip(os.sep) + os.sep)
-    return below and not any(map(_hidden, os.path.relpath(target, top).split(os.sep)))
+    return below and not any(map(is_hidden, os.path.relpath(target, top).split(os.sep)))

@@ -1,4 +1,4 @@
-"""Pictures before they are split: the table that folders.py, manifests.py and lists give to own.py."""
+"""Pictures before they are split: the table that folders.py, manifests.py and lists give to splits.py."""
 import dataclasses
 from typing import List, Optional
 
@@ -7,14 +7,14 @@ import numpy as np
 from utils.datasets.base import FileImages, Split
 from utils.errors import InputError, printable
 
-WORDS = {"train": "train", "query": "query", "test": "query", "database": "database", "gallery": "database"}
+SPLIT_WORDS = {"train": "train", "query": "query", "test": "query", "database": "database", "gallery": "database"}
 
 
 @dataclasses.dataclass
-class Table:
+class ItemTable:
     """Pictures before they are split: one row each.
 
-    roles: ``train``, ``query`` or ``database`` of each row where the data say so, else None.
+    splits: ``train``, ``query`` or ``database`` of each row where the data say so, else None.
     list_file, lines: where each row was read from, or None. notes: what was left out, for people.
     """
 
@@ -23,7 +23,7 @@ class Table:
     labels: Optional[np.ndarray] = None
     classes: List[str] = dataclasses.field(default_factory=list)
     texts: Optional[List[str]] = None
-    roles: Optional[List[str]] = None
+    splits: Optional[List[str]] = None
     list_file: Optional[str] = None
     lines: Optional[np.ndarray] = None
     notes: List[str] = dataclasses.field(default_factory=list)
@@ -39,7 +39,7 @@ class Table:
         pick = lambda column: None if column is None else [column[i] for i in rows]  # noqa: E731
         array = lambda column: None if column is None else column[np.asarray(rows, np.int64)]  # noqa: E731
         return dataclasses.replace(self, paths=pick(self.paths), labels=array(self.labels), texts=pick(self.texts),
-                                   roles=pick(self.roles), lines=array(self.lines))
+                                   splits=pick(self.splits), lines=array(self.lines))
 
 
 def once(table, on_fault):

@@ -10,7 +10,7 @@ import re
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.own.item_table import WORDS, Table, complain, first_of, once
+from utils.datasets.own.item_table import SPLIT_WORDS, ItemTable, complain, first_of, once
 from utils.errors import InputError
 
 COLUMNS = {"path": ("path", "image", "file", "filename"), "label": ("labels", "label", "classes", "class"),
@@ -18,7 +18,7 @@ COLUMNS = {"path": ("path", "image", "file", "filename"), "label": ("labels", "l
 
 
 def read_manifest(path, root, on_fault=None):
-    """Table of a CSV, TSV or JSONL manifest.
+    """ItemTable of a CSV, TSV or JSONL manifest.
 
     Columns (JSON: keys), whatever their case: ``path`` (image, file, filename); ``labels`` (label, classes, class):
     class names separated by "|" or a JSON list of names or of 0 and 1; ``text`` (caption); ``split``: train, query
@@ -42,7 +42,7 @@ def read_manifest(path, root, on_fault=None):
             if not isinstance(text, (str, type(None))):
                 raise ValueError(f"text is {str(text)[:20]!r}, it must be a string")
             word = str(row["split"] or "").strip().lower() if "split" in row else None
-            if word is not None and word not in WORDS:
+            if word is not None and word not in SPLIT_WORDS:
                 raise ValueError(f"split is '{word[:20]}', it must be train, query (or test) or database")
         except ValueError as error:
             complain(f"{path}:{line}: {error}", on_fault)
@@ -52,7 +52,7 @@ def read_manifest(path, root, on_fault=None):
         texts.append(text)
         words.append(word)
         lines.append(line)
-    table = Table(root, paths, list_file=path, lines=np.array(lines, np.int64), notes=list(extra["notes"]))
+    table = ItemTable(root, paths, list_file=path, lines=np.array(lines, np.int64), notes=list(extra["notes"]))
     table.labels, table.classes = _label_matrix(labels, extra["columns"])
     if any(text is not None for text in texts):
         table.texts = [text or "" for text in texts]
@@ -60,10 +60,11 @@ def read_manifest(path, root, on_fault=None):
         without = [line for line, word in zip(lines, words) if word is None]
         if without:
             complain(f"{path}:{without[0]}: no split, and other rows have one", on_fault)
-        table.roles = [WORDS.get(word, "database") for word in words]
-        for role in ("query", "database"):
-            if on_fault is None and not any(own == role or (own, role) == ("train", "database") for own in table.roles):
-                raise InputError(f"{path} has a column split, but no row of split {role}; add some, or leave the "
+        table.splits = [SPLIT_WORDS.get(word, "database") for word in words]
+        for split in ("query", "database"):
+            if on_fault is None and not any(own == split or (own, split) == ("train", "database")
+                                            for own in table.splits):
+                raise InputError(f"{path} has a column split, but no row of split {split}; add some, or leave the "
                                  "column out and the split is drawn")
     return once(table, on_fault)
 
@@ -86,7 +87,7 @@ def inside(root, name):
 
 
 def _csv_rows(path, on_fault):
-    """([(row number, dict role -> cell)], {columns, notes}) of a CSV or TSV file with a header line."""
+    """([(row number, dict field -> cell)], {columns, notes}) of a CSV or TSV file with a header line."""
     text = "\n".join(lists.read_lines(path))
     first = text.split("\n", 1)[0]
     delimiter = "\t" if path.lower().endswith(".tsv") else max(",;\t", key=first.count)
@@ -115,13 +116,13 @@ def _csv_rows(path, on_fault):
         rows.append((line, cells))
     if header is None:
         raise InputError(f"{path} is empty; its first line must name the columns: path, and labels, text, split")
-    places = {role: header.index(name) for role, name in found.items()}
+    places = {field: header.index(name) for field, name in found.items()}
     others = [i for i in range(len(header)) if i not in places.values()]
     classes = [] if "label" in places or not rows else [i for i in others if rows[0][1][i].strip() in ("0", "1")]
     ignored = [header[i] or f"column {i + 1}" for i in others if i not in classes]
     out = []
     for line, cells in rows:
-        row = {role: cells[i] for role, i in places.items()}
+        row = {field: cells[i] for field, i in places.items()}
         if classes:
             row["label"] = [cells[i].strip() for i in classes]
             bad = next((i for i in classes if cells[i].strip() not in ("0", "1")), None)
@@ -136,7 +137,7 @@ def _csv_rows(path, on_fault):
 
 
 def _columns(names):
-    """dict role -> name of its column. Raises ValueError."""
+    """dict field -> name of its column. Raises ValueError."""
     names_of = collections.defaultdict(list)
     for name in names:
         names_of[name.lower()].append(name)
@@ -144,12 +145,12 @@ def _columns(names):
     if twice:
         raise ValueError(f"two columns are named {twice}")
     found = {}
-    for role, known in COLUMNS.items():
+    for field, known in COLUMNS.items():
         here = [name for word in known for name in names_of.get(word, ())]
         if len(here) > 1:
-            raise ValueError(f"{' and '.join(here)} both name the {role}; keep one of them")
+            raise ValueError(f"{' and '.join(here)} both name the {field}; keep one of them")
         if here:
-            found[role] = here[0]
+            found[field] = here[0]
     if "path" not in found:
         raise ValueError(f"no column path (or image, file, filename); there are "
                          f"{first_of([' '.join(name.split()) for name in names], 8)}")
@@ -176,7 +177,7 @@ def _json_rows(path, on_fault):
         except ValueError as error:
             complain(f"{path}:{line}: {error}", on_fault)
             continue
-        rows.append((line, {role: value[name] for role, name in found[keys].items()}))
+        rows.append((line, {field: value[name] for field, name in found[keys].items()}))
     used = {name for names in found.values() for name in names.values()}
     ignored = sorted({key for keys in found for key in keys} - used)
     return rows, {"columns": [], "notes": [f"keys that are not used: {first_of(ignored, 8)}"] if ignored else []}

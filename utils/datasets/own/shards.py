@@ -37,10 +37,9 @@ import re
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import FileImages, Protocol, Spec, Split
-from utils.datasets.own import splits as own
-from utils.datasets.own import tar_items
-from utils.datasets.own.item_table import Table, complain
+from utils.datasets.base import DataSet, FileImages, Protocol, Split
+from utils.datasets.own import splits, tar_items
+from utils.datasets.own.item_table import ItemTable, complain
 from utils.errors import InputError
 from utils.images import IMAGE_ENDINGS, ImageError, image_size
 from utils.images import decode as images_decode
@@ -295,7 +294,7 @@ def _labels(parts, table, images, folder, fault):
                          f"{os.path.join(folder, 'classes.txt')}")
     columns = [np.array([place[value] for value in some], np.int64)[part["label"]]
                for some, part in zip(values, parts)]
-    labels = _table(len(counts), len(classes))
+    labels = _zeros(len(counts), len(classes))
     labels[np.repeat(np.arange(len(counts)), counts.clip(0)), np.concatenate(columns)] = 1
     return labels, classes
 
@@ -317,12 +316,12 @@ def _folder_labels(names):
     if not classes:
         return None, []
     place = {name: i for i, name in enumerate(classes)}
-    labels = _table(len(names), len(classes))
+    labels = _zeros(len(names), len(classes))
     labels[np.arange(len(names)), [place[name.partition("/")[0]] for name in names]] = 1
     return labels, classes
 
 
-def _table(rows, columns):
+def _zeros(rows, columns):
     try:
         return np.zeros((rows, columns), np.uint8)
     except MemoryError as error:
@@ -330,35 +329,37 @@ def _table(rows, columns):
 
 
 # as a data set -----------------------------------------------------------------------------------
-def spec(path):
-    """Spec of a set of shards, for ``--dataset PATH``; split by size flags as a folder of pictures is (own.py)."""
+def data_set(path):
+    """DataSet of a set of shards, for ``--dataset PATH``; split by size flags as a folder of pictures is (splits.py)."""
     path = os.fspath(path)
     name = re.sub(r"(\.tar)?(\.\w+)?$", "", os.path.basename(os.path.abspath(path))) or path
 
-    def load(root, seed, list_dir, sizes, on_fault):
-        if list_dir:
+    def load(request):
+        if request.list_dir:
             if not os.path.isdir(path):
                 raise InputError(f"--list-dir goes with a folder of shards, and {path} is none")
-            return own.load_lists(name, path, None, seed, list_dir, sizes, on_fault)  # see attach
-        pool, classes = open_shards(path, on_fault)
-        sizes, notes = dict(sizes), []
-        if sizes.pop("skip_broken", None) and on_fault is None:
+            return splits.load_lists(name, path, dataclasses.replace(request, root=None))  # see attach
+        pool, classes = open_shards(path, request.on_fault)
+        notes = []
+        if request.skip_broken and request.on_fault is None:
             pool, notes = without_broken(pool)
-        query, train, database = own.roles(Table("", pool.ids, pool.labels, classes), seed, sizes, path)
+        query, train, database = splits.draw_split(ItemTable("", pool.ids, pool.labels, classes), request.seed,
+                                                   request.sizes, path)
         return Protocol(name, pool.select(train, "train"), pool.select(query, "query"),
-                        pool.select(database, "database"), classes, seed=seed, notes=notes)
+                        pool.select(database, "database"), classes, seed=request.seed, notes=notes)
 
-    return Spec(name=path, load=load, inside=False, sizes=own.SIZES, source="your own; your own images")
+    return DataSet(name=path, load=load, inside=False, sizes=splits.SIZES, options=("skip_broken",),
+                   source="your own; your own images")
 
 
 def gallery(path, root=None):
-    """All pictures of shards, or of what own.py reads, to be searched: (Split, class names, notes).
+    """All pictures of shards, or of what splits.py reads, to be searched: (Split, class names, notes).
 
     Raises:
-        InputError: as ``open_shards`` and own.gallery.
+        InputError: as ``open_shards`` and splits.gallery.
     """
     if not names_shards(path):
-        return own.gallery(path, root)
+        return splits.gallery(path, root)
     pool, classes = open_shards(path)
     return dataclasses.replace(pool, name="gallery"), classes, []
 
@@ -395,7 +396,7 @@ def attach(protocol, on_fault=None):
     pools = {}
     for split in protocol.splits:
         images = split.images
-        if not isinstance(images, FileImages) or not len(images) or os.path.exists(images.path(0)):
+        if not isinstance(images, FileImages) or not len(images) or images.any_there():
             continue
         if not _tars_in(images.root):
             continue

@@ -21,9 +21,9 @@ import os
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import FileImages, Protocol, Spec, need_folder
+from utils.datasets.base import DataSet, FileImages, Protocol, Request, need_folder
 from utils.datasets.own.folders import read_folder
-from utils.datasets.own.item_table import Table, first_of, once
+from utils.datasets.own.item_table import ItemTable, first_of, once
 from utils.datasets.own.manifests import read_manifest
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
@@ -31,29 +31,29 @@ from utils.images import ImageError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 ENDINGS = (*TABLES, ".txt")
-SIZES = ("num_query", "num_train", "num_database", "query_per_class", "train_per_class", "skip_broken")
+SIZES = ("num_query", "num_train", "num_database", "query_per_class", "train_per_class")
 QUERY_SHARE, QUERY_MOST = 10, 1000  # by default one picture in ten is a query, and at most so many
 
 
 # the entries -------------------------------------------------------------------------------------
-def spec(path):
-    """Spec of a folder, manifest or list, for ``--dataset PATH``."""
+def data_set(path):
+    """DataSet of a folder, manifest or list, for ``--dataset PATH``."""
     path = os.fspath(path)
     name = os.path.basename(os.path.abspath(path))
 
-    def load(root, seed, list_dir, sizes, on_fault):
-        if os.path.isdir(path) and (list_dir or lists.find_lists(path)):
-            return load_lists(name, path, root, seed, list_dir, sizes, on_fault)
-        table = read(path, root, on_fault=on_fault)
-        sizes = dict(sizes)
-        if sizes.pop("skip_broken", None) and on_fault is None:
+    def load(request):
+        if os.path.isdir(path) and (request.list_dir or lists.find_lists(path)):
+            return load_lists(name, path, request)
+        table = read(path, request)
+        if request.skip_broken and request.on_fault is None:
             table = without_broken(table)
-        query, train, database = roles(table, seed, sizes, path)
+        query, train, database = draw_split(table, request.seed, request.sizes, path)
         whole = table.whole()
         return Protocol(name, whole.select(train, "train"), whole.select(query, "query"),
-                        whole.select(database, "database"), table.classes, seed=seed, notes=table.notes)
+                        whole.select(database, "database"), table.classes, seed=request.seed, notes=table.notes)
 
-    return Spec(name=path, load=load, inside=False, sizes=SIZES, source="your own images")
+    return DataSet(name=path, load=load, inside=False, sizes=SIZES, options=("skip_broken",),
+                   source="your own images")
 
 
 def gallery(path, root=None):
@@ -68,49 +68,48 @@ def gallery(path, root=None):
     path = os.fspath(path)
     if not os.path.isdir(path) and not (os.path.isfile(path) and path.lower().endswith(ENDINGS)):
         raise InputError(f"{path} is no folder of pictures, manifest ({', '.join(TABLES)}) or image list (.txt)")
-    table = read(path, root, roles_of_folders=False)
+    table = read(path, Request(root=root), folders_are_splits=False)
     return table.whole("gallery"), table.classes, table.notes
 
 
-def load_lists(name, path, root, seed, list_dir, sizes, on_fault):
+def load_lists(name, path, request):
     """Protocol of a folder with image lists; a note names queries that are also searched or trained on.
 
     Raises:
         InputError: as lists.load_lists, or sizes beside lists.
     """
-    if sizes:
-        flags = ", ".join("--" + key.replace("_", "-") for key in sizes)
-        raise InputError(f"{list_dir or path} brings its own split in image lists; leave out {flags}, or the lists")
-    protocol = lists.load_lists(name, root or path, list_dir or path, seed, on_fault=on_fault)
-    if on_fault is None:
-        for other in (protocol.database, protocol.train):
-            rows = dict(zip(other.ids, range(len(other))))
-            both = [i for i, item in enumerate(protocol.query.ids) if item in rows]
-            if both:
-                item = protocol.query.ids[both[0]]
-                protocol.notes.append(f"{len(both)} queries are also in the {other.name} split, so the figures flatter "
-                                      f"(first: {item}, {protocol.query.where(both[0])} and {other.where(rows[item])})")
+    list_dir = request.list_dir or path
+    if request.sizes or request.skip_broken:
+        flags = ", ".join("--" + key.replace("_", "-") for key in [*request.sizes, "skip_broken"][:len(request.sizes) or 1])
+        raise InputError(f"{list_dir} brings its own split in image lists; leave out {flags}, or the lists")
+    protocol = lists.load_lists(name, request.root or path, list_dir, request.seed, on_fault=request.on_fault)
+    for other in (protocol.database, protocol.train) if request.on_fault is None else ():
+        rows = dict(zip(other.ids, range(len(other))))
+        shared = [i for i, item in enumerate(protocol.query.ids) if item in rows]
+        if shared:
+            item = protocol.query.ids[shared[0]]
+            protocol.notes.append(f"{len(shared)} queries are also in the {other.name} split, so the figures flatter "
+                                  f"(first: {item}, {protocol.query.where(shared[0])} and {other.where(rows[item])})")
     return protocol
 
 
-def read(path, root=None, roles_of_folders=True, on_fault=None):
-    """Table of a folder, manifest or list.
+def read(path, request, folders_are_splits=True):
+    """ItemTable of a folder, manifest or list.
 
     Args:
         path: as in the module's docstring.
-        root: folder that paths start from; the folder itself, or the one of the file.
-        roles_of_folders: False = folders named train and test are folders like others.
-        on_fault: None, or a callable that gets the message of a bad row, which is then left out.
+        request: Request; its root is the folder that paths start from: the folder itself, or the one of the file.
+        folders_are_splits: False = folders named train and test are folders like others.
 
     Raises:
         InputError: no pictures, unreadable, or (without ``on_fault``) the first bad row as ``file:row``.
     """
     if os.path.isdir(path):
-        return read_folder(need_folder(root or path, "your pictures"), roles_of_folders)
-    root = need_folder(root or os.path.dirname(path) or ".", f"the pictures that {path} names")
+        return read_folder(need_folder(request.root or path, "your pictures"), folders_are_splits)
+    root = need_folder(request.root or os.path.dirname(path) or ".", f"the pictures that {path} names")
     reader = read_list if path.lower().endswith(".txt") else read_manifest
-    table = reader(path, root, on_fault)
-    if not table.paths and on_fault is None:
+    table = reader(path, root, request.on_fault)
+    if not table.paths and request.on_fault is None:
         raise InputError(f"{path} names no pictures")
     return table
 
@@ -140,7 +139,7 @@ def without_broken(table):
 
 
 # splits ------------------------------------------------------------------------------------------
-def roles(table, seed, sizes, path):
+def draw_split(table, seed, sizes, path):
     """Row numbers (query, train, database), each int64; the database in a shuffle of the seed.
 
     Raises:
@@ -148,11 +147,11 @@ def roles(table, seed, sizes, path):
     """
     n = len(table.paths)
     order = permutation(n, seed, 30)
-    if table.roles is not None:
+    if table.splits is not None:
         if sizes:
             flags = ", ".join("--" + key.replace("_", "-") for key in sizes)
             raise InputError(f"{path} brings its own split; leave out {flags}")
-        given = np.array(table.roles, dtype="U8")
+        given = np.array(table.splits, dtype="U8")
         database = order[given[order] != "query"]
         train = np.flatnonzero(given == "train")
         return np.flatnonzero(given == "query"), train if len(train) else np.sort(database), database
@@ -198,9 +197,9 @@ def _per_class(table, order, count, what):
 
 # image lists -------------------------------------------------------------------------------------
 def read_list(path, root, on_fault=None):
-    """Table of one image list; ``classes.txt`` beside it names the labels."""
+    """ItemTable of one image list; ``classes.txt`` beside it names the labels."""
     split = lists.read_split("all", path, root, None, on_fault)
     count = 0 if split.labels is None else split.labels.shape[1]
-    table = Table(root, split.ids, split.labels, lists.read_classes(os.path.dirname(path) or ".", count),
+    table = ItemTable(root, split.ids, split.labels, lists.read_classes(os.path.dirname(path) or ".", count),
                   list_file=path, lines=split.lines)
     return once(table, on_fault)

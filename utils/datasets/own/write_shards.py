@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import FileImages
+from utils.datasets.base import FileImages, Request
 from utils.datasets.own import shards, tar_items
-from utils.datasets.own import splits as own
+from utils.datasets.own import splits as own_splits
 from utils.errors import InputError
 from utils.images import IMAGE_ENDINGS
 
@@ -49,9 +49,9 @@ def collect(path, load, root=None, list_dir=None, named=False):
     elif shards.names_shards(path):
         pool, classes = shards.open_shards(path)
         return [pool], classes, False
-    if not listed and (os.path.isdir(path) or path.lower().endswith(own.ENDINGS)):
-        table = own.read(path, root)
-        if table.roles is None:
+    if not listed and (os.path.isdir(path) or path.lower().endswith(own_splits.ENDINGS)):
+        table = own_splits.read(path, Request(root=root))
+        if table.splits is None:
             return [table.whole()], table.classes, False
     protocol = load()
     return list(protocol.splits), protocol.classes, True

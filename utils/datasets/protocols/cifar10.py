@@ -1,7 +1,7 @@
 """CIFAR-10 from the official ``cifar-10-python.tar.gz``, in the three splits that hashing papers use.
 
 The pool is all 60,000 images, train batches first, then the test batch; ids are ``cifar10/train/00042`` and
-``cifar10/test/00042``. The public code draws its splits unseeded; ours are drawn class by class from a seed (draw.py):
+``cifar10/test/00042``. The public code draws its splits unseeded; ours are drawn class by class from a seed (seeded.py):
 the images of class c in the order ``permutation(n_c, seed, 10, c)``, first the queries, then the training images, then
 the rest. The database is stored in the order ``permutation(n, seed, 11)``, so position tells nothing about the class.
 
@@ -15,7 +15,7 @@ import zlib
 import numpy as np
 
 from utils import safe_pickle
-from utils.datasets.base import DATA, ArrayImages, Protocol, Spec, Split, holds
+from utils.datasets.base import DATA, ArrayImages, DataSet, Protocol, Split, holds
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
 
@@ -155,9 +155,9 @@ def split_rows(labels, seed, query_per_class, train_per_class, name):
 
 
 def _loader(name):
-    def load(root, seed, list_dir, sizes, on_fault):
-        images, labels, ids = read_all(root)
-        per_query, per_train = PER_CLASS[name]
+    def load(request):
+        images, labels, ids = read_all(request.root)
+        seed, sizes, (per_query, per_train) = request.seed, request.sizes, PER_CLASS[name]
         query, train, rest = split_rows(labels, seed, sizes.get("query_per_class", per_query),
                                         sizes.get("train_per_class", per_train), name)
         database = {"cifar10": rest, "cifar10-1": np.concatenate([train, rest]), "cifar10-2": train}[name]
@@ -169,7 +169,7 @@ def _loader(name):
 
 
 _SOURCE = f"research use, cite Krizhevsky 2009; {URL}"
-SPECS = tuple(Spec(name=name, load=_loader(name), counts=counts, classes=10, inside=name != "cifar10",
+DATA_SETS = tuple(DataSet(name=name, load=_loader(name), counts=counts, classes=10, inside=name != "cifar10",
                    sizes=("query_per_class", "train_per_class"), source=_SOURCE, recognises=recognises)
               for name, counts in (("cifar10", (1000, 5000, 54000)), ("cifar10-1", (1000, 5000, 59000)),
                                    ("cifar10-2", (10000, 50000, 50000))))

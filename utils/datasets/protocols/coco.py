@@ -11,19 +11,18 @@ import os
 
 import numpy as np
 
-from utils.datasets.base import DATA, Spec, holds, need_folder
-from utils.datasets.protocols import list_maker as made
+from utils.datasets.base import DATA, holds, need_folder
+from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_counts
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
 
-DEFAULT_LISTS = os.path.join(DATA, "coco")
 FILES = ("instances_train2014.json", "instances_val2014.json")
 IMAGES, QUERY, TRAIN, CATEGORIES, TOPK = 122218, 5000, 10000, 80, 5000
 _SOURCE = ("annotations CC BY 4.0, images by Flickr's terms; https://cocodataset.org/#download (2014 train, val and "
            "their annotations)")
 
 
-def read_annotations(path, folder):
+def read_file(path, folder):
     """One official file -> (paths ``folder/file_name``, category ids of each image as sets, dict id -> category name).
 
     Raises:
@@ -48,24 +47,19 @@ def read_annotations(path, folder):
     return [f"{folder}/{names[image]}" for image in order], [found[image] for image in order], categories
 
 
-def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=False):
-    """Write train.txt, query.txt, database.txt, classes.txt and lists.json (seed, counts, SHA-256) to ``list_dir``.
+def read(root, seed, any_count):
+    """Annotations of both official files, the pictures with an object in the order of their names.
 
     Args:
         root: folder with annotations/instances_train2014.json and instances_val2014.json (or these files directly).
-        list_dir: data/coco by default.
-        any_count: accept annotations other than the official ones (another number of images or categories).
-
-    Returns:
-        the record that lists.json holds.
+        any_count: accept another number of images or categories than the official one.
 
     Raises:
-        InputError: missing or foreign annotation files, counts that differ, too few images, an unwritable folder.
+        InputError: missing or foreign annotation files, counts that differ.
     """
-    list_dir = os.fspath(list_dir or DEFAULT_LISTS)
     paths, objects, categories = [], [], {}
     for name in FILES:
-        some = read_annotations(_annotation(root, name), name[len("instances_"):-len(".json")])
+        some = read_file(_annotation(root, name), name[len("instances_"):-len(".json")])
         paths += some[0]
         objects += some[1]
         categories.update(some[2])
@@ -77,17 +71,19 @@ def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=
         if unknown:
             raise InputError(f"{paths[i]} has an object of the unknown category {min(unknown)}")
         labels[row, [column[category] for category in objects[i]]] = 1
-    if (len(labelled), len(column)) != (IMAGES, CATEGORIES) and not any_count:
-        raise InputError(f"{len(labelled)} images with an object and {len(column)} categories, but COCO 2014 has "
-                         f"{IMAGES} and {CATEGORIES}; are the files complete? (--any-count accepts them)")
-    if query + train > len(labelled):
-        raise InputError(f"{query} queries and {train} training images are more than the {len(labelled)} images")
-    order = permutation(len(labelled), seed, 20)
+    compare_counts((len(labelled), len(column)) == (IMAGES, CATEGORIES),
+                   f"{len(labelled)} images with an object and {len(column)} categories, but COCO 2014 has {IMAGES} and "
+                   f"{CATEGORIES}; are the files complete?", any_count)
+    return Annotations([paths[i] for i in labelled], labels, [categories[category] for category in column],
+                       record={"pictures_with_a_label": len(labelled)})
+
+
+def draw(found, seed, query, train):
+    """Rows of the splits: queries first, training pictures from the database."""
+    order = permutation(len(found.ids), seed, 20)
     database = order[query:]
-    rows = {"train": database[permutation(len(database), seed, 21)[:train]], "query": order[:query],
+    return {"train": database[permutation(len(database), seed, 21)[:train]], "query": order[:query],
             "database": database}
-    texts = made.list_texts([paths[i] for i in labelled], labels, rows, [categories[category] for category in column])
-    return made.write(list_dir, "coco", seed, texts, pictures_with_a_label=len(labelled))
 
 
 def _annotation(root, name):
@@ -100,18 +96,9 @@ def _annotation(root, name):
                      f"coco --root {root}")
 
 
-def make(root, seed, list_dir, sizes, any_count=False):
-    """``make_lists`` with a printed record."""
-    record = make_lists(root, list_dir, seed, sizes.get("num_query", QUERY), sizes.get("num_train", TRAIN), any_count)
-    made.show(list_dir or DEFAULT_LISTS, record)
-
-
-def load(root, seed, list_dir, sizes, on_fault):
-    """Protocol from lists that ``make`` has written, or public ones by ``list_dir``."""
-    root = need_folder(root, "train2014/ and val2014/ of COCO 2014")
-    return made.load("coco", root, list_dir or DEFAULT_LISTS, seed, sizes, TOPK, on_fault)
-
-
-SPECS = (Spec(name="coco", load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY), topk=TOPK, classes=CATEGORIES,
-              sizes=("num_query", "num_train"), source=_SOURCE,
-              recognises=holds("train2014", "val2014", *FILES, *(f"annotations/{name}" for name in FILES))),)
+MAKER = ListMaker("coco", os.path.join(DATA, "coco"), read, draw, QUERY, TRAIN, topk=TOPK, what="images",
+                  place=lambda root: need_folder(root, "train2014/ and val2014/ of COCO 2014"))
+make_lists = MAKER.make_lists
+DATA_SETS = (MAKER.data_set(counts=(QUERY, TRAIN, IMAGES - QUERY), classes=CATEGORIES, source=_SOURCE,
+                            sizes=("num_query", "num_train"),
+                            recognises=holds("train2014", "val2014", *FILES, *(f"annotations/{name}" for name in FILES))),)

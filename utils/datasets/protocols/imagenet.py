@@ -27,16 +27,15 @@ import re
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import DATA, Spec, need_folder
-from utils.datasets.protocols import list_maker as made
+from utils.datasets.base import DATA, is_hidden, need_folder
+from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_counts, find_folder, listing
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
 from utils.images import IMAGE_ENDINGS
 
 CLASSES, ALL_CLASSES, QUERY, TOPK = 100, 1000, 5000, 1000
 TRAIN = {"imagenet": 10000, "imagenet-13k": 13000}
-DEFAULT_LISTS = {"imagenet": os.path.join(DATA, "imagenet"),
-                 "imagenet-13k": os.path.join(DATA, "imagenet", "13k")}
+_LISTS = {"imagenet": os.path.join(DATA, "imagenet"), "imagenet-13k": os.path.join(DATA, "imagenet", "13k")}
 _WNID = re.compile(r"n[0-9]{8}")
 _TRAIN_NAME = re.compile(r"(n[0-9]{8})_[0-9]+\.jpe?g", re.IGNORECASE)
 _VAL_NAME = re.compile(r"ILSVRC2012_val_([0-9]{8})\.jpe?g", re.IGNORECASE)
@@ -49,12 +48,12 @@ _SOURCE = "non-commercial research, by agreement; https://image-net.org/download
 # who is in which class --------------------------------------------------------------------------------------------
 def _pictures(folder):
     """Sorted names of the pictures in a folder."""
-    return [name for name in made.listing(folder, "pictures") if name.lower().endswith(IMAGE_ENDINGS)]
+    return [name for name in listing(folder, "pictures") if name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)]
 
 
 def _class_folders(folder):
     """Sorted names of the class folders in a folder."""
-    return [name for name in made.listing(folder, "class folders") if _WNID.fullmatch(name)]
+    return [name for name in listing(folder, "class folders") if _WNID.fullmatch(name)]
 
 
 def _find_file(root, base, name):
@@ -198,26 +197,18 @@ def validation_pictures(root, base, wnids, known):
     return {wnid: sorted(some) for wnid, some in found.items()}
 
 
-# making ------------------------------------------------------------------------------------------------------------
-def make_lists(root, list_dir=None, seed=0, train=None, any_count=False, protocol="imagenet"):
-    """Write train.txt, query.txt, database.txt, classes.txt and lists.json (seed, counts, SHA-256) to ``list_dir``.
+# annotations and draws ---------------------------------------------------------------------------------------------
+def read(root, seed, any_count):
+    """Annotations of 100 classes that the seed draws: all their training pictures, then their validation pictures.
 
     Args:
         root: the folder of train/ and val/, or that of the Kaggle distribution.
-        list_dir: data/imagenet (imagenet-13k: data/imagenet/13k) by default.
-        train: training pictures, a multiple of 100; that of the protocol by default.
         any_count: accept other numbers of classes and queries than the official ones.
 
-    Returns:
-        the record that lists.json holds.
-
     Raises:
-        InputError: a missing folder or file, classes that are not told, counts that differ, an unwritable folder.
+        InputError: a missing folder or file, classes that are not told, counts that differ.
     """
-    train = train or TRAIN[protocol]
-    if train % CLASSES:
-        raise InputError(f"{protocol}: --num-train must be a multiple of {CLASSES}, the number of classes, not {train}")
-    base = made.find_folder(root, _PLACES, "train", _WHAT)
+    base = find_folder(root, _PLACES, "train", _WHAT)
     known = _class_folders(os.path.join(base, "train"))
     if len(known) != ALL_CLASSES and not any_count or len(known) < CLASSES:
         raise InputError(f"{os.path.join(base, 'train')} has {len(known)} class folders (n01440764, ...), ILSVRC 2012 "
@@ -226,48 +217,64 @@ def make_lists(root, list_dir=None, seed=0, train=None, any_count=False, protoco
     wnids = sorted(known[i] for i in permutation(len(known), seed, 70)[:CLASSES])
     names = class_names(root, base)
     queries = validation_pictures(root, base, wnids, set(names) if len(names) == ALL_CLASSES else set(known))
-    paths, columns, chosen = [], [], []
+    paths, columns = [], []
     for column, wnid in enumerate(wnids):
         own = _pictures(os.path.join(base, "train", wnid))
-        if len(own) < train // CLASSES:
-            raise InputError(f"{os.path.join(base, 'train', wnid)} has {len(own)} pictures, {train // CLASSES} a class "
-                             "are to train")
-        chosen.append(len(paths) + permutation(len(own), seed, 71, int(wnid[1:]))[:train // CLASSES])
         paths += [f"train/{wnid}/{name}" for name in own]
         columns += [column] * len(own)
-    chosen = np.concatenate(chosen)
-    rows = {"train": chosen[permutation(len(chosen), seed, 72)], "database": permutation(len(paths), seed, 73)}
     asked = sorted((f"val/{name}", column) for column, wnid in enumerate(wnids) for name in queries[wnid])
-    if len(asked) != QUERY and not any_count:
-        raise InputError(f"{len(asked)} validation pictures of {CLASSES} classes, but ILSVRC 2012 has {QUERY}; is val "
-                         "complete? (--any-count accepts them)")
-    rows["query"] = np.arange(len(paths), len(paths) + len(asked))
-    paths += [path for path, _ in asked]
-    labels = np.eye(CLASSES, dtype=np.uint8)[columns + [column for _, column in asked]]
-    texts = made.list_texts(paths, labels, rows, [names.get(wnid, wnid) for wnid in wnids])
-    return made.write(os.fspath(list_dir or DEFAULT_LISTS[protocol]), protocol, seed, texts)
+    compare_counts(len(asked) == QUERY, f"{len(asked)} validation pictures of {CLASSES} classes, but ILSVRC 2012 has "
+                   f"{QUERY}; is val complete?", any_count)
+    return Annotations(paths + [path for path, _ in asked],
+                       np.eye(CLASSES, dtype=np.uint8)[columns + [column for _, column in asked]],
+                       [names.get(wnid, wnid) for wnid in wnids])
+
+
+def draw(found, seed, query, train):
+    """Rows of the splits: as many training pictures of every class from the database; all validation pictures ask."""
+    if train % CLASSES:
+        raise InputError(f"--num-train must be a multiple of {CLASSES}, the number of classes, not {train}")
+    trains = np.array([path.startswith("train/") for path in found.ids], bool)
+    column, chosen = found.labels.argmax(1), []
+    for c in range(CLASSES):
+        rows = np.flatnonzero(trains & (column == c))
+        wnid = found.ids[rows[0]].split("/")[1] if len(rows) else found.classes[c]
+        if len(rows) < train // CLASSES:
+            raise InputError(f"train/{wnid} has {len(rows)} pictures, {train // CLASSES} a class are to train")
+        chosen.append(rows[permutation(len(rows), seed, 71, int(wnid[1:]))[:train // CLASSES]])
+    chosen = np.concatenate(chosen)
+    return {"train": chosen[permutation(len(chosen), seed, 72)], "database": permutation(int(trains.sum()), seed, 73),
+            "query": np.flatnonzero(~trains)}
 
 
 # loading -----------------------------------------------------------------------------------------------------------
-def _resolve(split, base):
-    """Ids and files of a split whose lists come from another layout, by the file names alone."""
-    if not len(split) or os.path.exists(split.images.path(0)):
-        return
+def place(root):
+    """The folder that listed paths start from."""
+    root = need_folder(root, _WHAT)
+    places = [os.path.normpath(os.path.join(root, place)) for place in _PLACES]
+    return next((place for place in places if os.path.isdir(os.path.join(place, "train"))), root)
+
+
+def resolve(protocol, base):
+    """Ids and files of splits whose lists come from another layout, by the file names alone."""
     val = os.path.join(base, "val")
     folders = _class_folders(val) if os.path.isdir(val) else []
-    place = {name: f"val/{wnid}/{name}" for wnid in folders for name in _pictures(os.path.join(val, wnid))} \
-        if any(_VAL_NAME.fullmatch(os.path.basename(path)) for path in split.ids) else {}
-    ids, files = [], []
-    for path in split.ids:
-        name = os.path.basename(path)
-        match = _TRAIN_NAME.fullmatch(name)
-        if match:
-            path = f"train/{match[1]}/{name}"
-        elif _VAL_NAME.fullmatch(name):
-            path = f"val/{name}"
-        ids.append(path)
-        files.append(place.get(name, path))
-    split.ids, split.images.paths = ids, files
+    for split in protocol.splits:
+        if not len(split) or split.images.any_there():
+            continue
+        file_of = {name: f"val/{wnid}/{name}" for wnid in folders for name in _pictures(os.path.join(val, wnid))} \
+            if any(_VAL_NAME.fullmatch(os.path.basename(path)) for path in split.ids) else {}
+        ids, files = [], []
+        for path in split.ids:
+            name = os.path.basename(path)
+            match = _TRAIN_NAME.fullmatch(name)
+            if match:
+                path = f"train/{match[1]}/{name}"
+            elif _VAL_NAME.fullmatch(name):
+                path = f"val/{name}"
+            ids.append(path)
+            files.append(file_of.get(name, path))
+        split.ids, split.images.paths = ids, files
 
 
 def recognises(folder):
@@ -276,21 +283,12 @@ def recognises(folder):
                for train in (os.path.join(folder, place, "train") for place in _PLACES) if os.path.isdir(train))
 
 
-def _spec(name):
-    def make(root, seed, list_dir, sizes, any_count=False):
-        record = make_lists(root, list_dir, seed, sizes.get("num_train"), any_count, name)
-        made.show(list_dir or DEFAULT_LISTS[name], record)
-
-    def load(root, seed, list_dir, sizes, on_fault):
-        root = need_folder(root, _WHAT)
-        places = [os.path.normpath(os.path.join(root, place)) for place in _PLACES]
-        base = next((place for place in places if os.path.isdir(os.path.join(place, "train"))), root)
-        protocol = made.load(name, base, list_dir or DEFAULT_LISTS[name], seed, sizes, TOPK, on_fault)
-        for split in protocol.splits:
-            _resolve(split, base)
-        return protocol
-    return Spec(name=name, load=load, make=make, counts=(QUERY, TRAIN[name], None), topk=TOPK, classes=CLASSES,
-                sizes=("num_train",), source=_SOURCE, recognises=recognises)
+MAKERS = {name: ListMaker(name, _LISTS[name], read, draw, 0, train, place, resolve, topk=TOPK)
+          for name, train in TRAIN.items()}
+DATA_SETS = tuple(maker.data_set(counts=(QUERY, maker.train, None), classes=CLASSES, sizes=("num_train",),
+                                 source=_SOURCE, recognises=recognises) for maker in MAKERS.values())
 
 
-SPECS = tuple(_spec(name) for name in TRAIN)
+def make_lists(*arguments, protocol="imagenet", **options):
+    """``ListMaker.make_lists`` of a protocol."""
+    return MAKERS[protocol].make_lists(*arguments, **options)

@@ -98,12 +98,12 @@ def _quantise(pixels, table):
     return np.where(coefficients < 0, -size, size)
 
 
-def _codes(spec):
+def _codes(table):
     """Huffman table -> (code uint64 [256], length int64 [256]) by symbol (T.81 annex C)."""
     code, at = 0, 0
     values, lengths = np.zeros(256, np.uint64), np.zeros(256, np.int64)
-    for bits, number in enumerate(spec[0], 1):
-        for symbol in spec[1][at:at + number]:
+    for bits, number in enumerate(table[0], 1):
+        for symbol in table[1][at:at + number]:
             values[symbol], lengths[symbol] = code, bits
             code += 1
         at += number

@@ -10,27 +10,24 @@ are part of it, as they are of the public lists (their queries have nothing to f
 
 ``mirflickr_crossmodal``: the 24 potential labels; the tags that at least 20 pictures have (1,386); pictures without a
 label or without any of these tags are left out (20,015 stay). 2,000 queries and 5,000 training pictures with equal
-shares of every label, the first label's doubled (tables.draw_by_label), the database is all but the queries in the
+shares of every label, the first label's doubled (matrices/splits.py), the database is all but the queries in the
 order of ``permutation(n, seed, 62)``. A text is the picture's tags with blanks between; its features are 1 for each of
-the 1,386 tags it has. A root with ``.mat`` files is read by features.py, unless ``list_dir`` is given: that is the one
+the 1,386 tags it has. A root with ``.mat`` files is read by feature_files.py, unless ``list_dir`` is given: that is the one
 rule that tells the authors' matrices from the official files.
 
 Tag files that are not UTF-8 are read as Latin-1; how many is said. The published splits are unseeded: this is another
 draw of the same protocols.
 """
 import collections
-import json
 import os
 import re
 
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import DATA, Spec, holds, need_folder
-from utils.datasets.matrices import feature_files as features
+from utils.datasets.base import DATA, holds
 from utils.datasets.matrices.splits import SIZES, TOPK, draw_by_label
-from utils.datasets.protocols import list_maker as made
-from utils.datasets.protocols import shapes
+from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_counts, find_folder, listing
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
 
@@ -41,8 +38,6 @@ RELEVANT = ("baby_r1", "bird_r1", "car_r1", "clouds_r1", "dog_r1", "female_r1", 
             "people_r1", "portrait_r1", "river_r1", "sea_r1", "tree_r1")
 IMAGES, QUERY, TRAIN = 25000, 1000, 4000
 CROSSMODAL, CROSSMODAL_QUERY, CROSSMODAL_TRAIN, TAGS, MIN_PICTURES = 20015, 2000, 5000, 1386, 20
-DEFAULT_LISTS = {"mirflickr": os.path.join(DATA, "mirflickr"),
-                 "mirflickr_crossmodal": os.path.join(DATA, "mirflickr", "crossmodal")}
 ANNOTATIONS = "mirflickr25k_annotations_v080"
 _WHAT = ("mirflickr/im1.jpg, ... and mirflickr25k_annotations_v080/ (mirflickr25k.zip and its annotations from "
          "https://press.liacs.nl/mirflickr/mirdownload.html)")
@@ -52,7 +47,7 @@ _SOURCE = "Creative Commons, per image; https://press.liacs.nl/mirflickr/mirdown
 # official files --------------------------------------------------------------------------------------------------
 def picture_folder(root):
     """The folder of im1.jpg: ``root``/mirflickr, ``root``/mirflickr25k or ``root``. Raises InputError."""
-    return made.find_folder(root, ("mirflickr", "mirflickr25k", ""), "im1.jpg", _WHAT)
+    return find_folder(root, ("mirflickr", "mirflickr25k", ""), "im1.jpg", _WHAT)
 
 
 def picture_numbers(folder, any_count):
@@ -61,7 +56,7 @@ def picture_numbers(folder, any_count):
     Raises:
         InputError: they are not 1 to 25000 and ``any_count`` is false.
     """
-    found = (re.fullmatch(r"im([1-9][0-9]*)\.jpg", name) for name in made.listing(folder, _WHAT))
+    found = (re.fullmatch(r"im([1-9][0-9]*)\.jpg", name) for name in listing(folder, _WHAT))
     numbers = sorted(int(match[1]) for match in found if match)
     if numbers != list(range(1, IMAGES + 1)) and not any_count:
         lost = sorted(set(range(1, IMAGES + 1)) - set(numbers))
@@ -77,7 +72,7 @@ def read_annotations(root, names, numbers):
     Raises:
         InputError: a missing file, or a line that is no number of a picture, as file:line.
     """
-    folder = made.find_folder(root, (ANNOTATIONS, ""), f"{names[0]}.txt", _WHAT)
+    folder = find_folder(root, (ANNOTATIONS, ""), f"{names[0]}.txt", _WHAT)
     row = {number: i for i, number in enumerate(numbers)}
     labels = np.zeros((len(numbers), len(names)), np.uint8)
     for column, name in enumerate(names):
@@ -110,7 +105,7 @@ def read_tags(folder, numbers):
         InputError: a missing or unreadable file.
     """
     folder = os.path.join(folder, "meta", "tags")
-    there = set(made.listing(folder, "tags1.txt, ..., which are in mirflickr25k.zip"))
+    there = set(listing(folder, "tags1.txt, ..., which are in mirflickr25k.zip"))
     tags, foreign = [], 0
     for number in numbers:
         path = os.path.join(folder, f"tags{number}.txt")
@@ -134,40 +129,35 @@ def common_tags(tags, min_pictures=MIN_PICTURES):
     return sorted((tag for tag, n in count.items() if n >= min_pictures), key=lambda tag: (-count[tag], tag))
 
 
-# making ----------------------------------------------------------------------------------------------------------
-def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=False):
-    """Lists of ``mirflickr``: train.txt, query.txt, database.txt, classes.txt, lists.json (seed, counts, SHA-256).
+# annotations and draws -------------------------------------------------------------------------------------------
+def read(root, seed, any_count):
+    """Annotations of all pictures, 38 labels in the order of their names.
 
     Args:
         root: folder with mirflickr/ (or mirflickr25k/) and mirflickr25k_annotations_v080/.
-        list_dir: data/mirflickr by default.
         any_count: accept other pictures than the official 25,000.
 
-    Returns:
-        the record that lists.json holds.
-
     Raises:
-        InputError: a missing or broken file, other pictures, too few for the sizes, an unwritable folder.
+        InputError: a missing or broken file, other pictures.
     """
     names = sorted(POTENTIAL + RELEVANT)
     numbers = picture_numbers(picture_folder(root), any_count)
-    labels = read_annotations(root, names, numbers)
-    if query + train >= len(numbers):
-        raise InputError(f"{query} queries and {train} training pictures leave no database of the {len(numbers)} "
-                         "pictures")
-    order = permutation(len(numbers), seed, 61)
+    return Annotations([f"im{number}.jpg" for number in numbers], read_annotations(root, names, numbers), names)
+
+
+def draw(found, seed, query, train):
+    """Rows of the splits, which share nothing; the record gets how many pictures of each have no label."""
+    order = permutation(len(found.ids), seed, 61)
     rows = {"query": order[:query], "train": order[query:query + train], "database": order[query + train:]}
-    bare = {split: int((~labels[some].any(1)).sum()) for split, some in rows.items()}
-    texts = made.list_texts([f"im{number}.jpg" for number in numbers], labels, rows, names)
-    return made.write(os.fspath(list_dir or DEFAULT_LISTS["mirflickr"]), "mirflickr", seed, texts,
-                      without_a_label=bare)
+    found.record["without_a_label"] = {split: int((~found.labels[some].any(1)).sum()) for split, some in rows.items()}
+    return rows
 
 
-def make_crossmodal(root, list_dir=None, seed=0, query=CROSSMODAL_QUERY, train=CROSSMODAL_TRAIN, any_count=False):
-    """Lists of ``mirflickr_crossmodal``, as ``make_lists``, with texts.jsonl and tags.txt (columns of the features).
+def read_crossmodal(root, seed, any_count):
+    """Annotations of the pictures with a potential label and a common tag; texts are their tags.
 
     Raises:
-        InputError: as ``make_lists``; counts of items or tags that differ from 20,015 and 1,386.
+        InputError: as ``read``; counts of pictures or tags that differ from 20,015 and 1,386.
     """
     folder = picture_folder(root)
     numbers = picture_numbers(folder, any_count)
@@ -177,79 +167,35 @@ def make_crossmodal(root, list_dir=None, seed=0, query=CROSSMODAL_QUERY, train=C
     known = set(vocabulary)
     tagged = np.array([not known.isdisjoint(some) for some in tags], bool)
     kept = np.flatnonzero(labels.any(1) & tagged)
-    if (len(kept), len(vocabulary)) != (CROSSMODAL, TAGS) and not any_count:
-        raise InputError(f"{len(kept)} pictures with labels and tags and {len(vocabulary)} tags that at least "
-                         f"{MIN_PICTURES} pictures have, but the literature has {CROSSMODAL} and {TAGS}; are the files "
-                         "complete? (--any-count accepts them)")
-    if query + train > len(kept):
-        raise InputError(f"{query} queries and {train} training pictures are more than the {len(kept)} pictures")
-    query_rows, train_rows = draw_by_label(labels[kept], query, train, 2, seed)
-    database = np.setdiff1d(np.arange(len(kept)), query_rows)
-    rows = {"query": np.sort(query_rows), "train": np.sort(train_rows),
+    compare_counts((len(kept), len(vocabulary)) == (CROSSMODAL, TAGS),
+                   f"{len(kept)} pictures with labels and tags and {len(vocabulary)} tags that at least {MIN_PICTURES} "
+                   f"pictures have, but the literature has {CROSSMODAL} and {TAGS}; are the files complete?", any_count)
+    return Annotations([f"im{numbers[i]}.jpg" for i in kept], labels[kept], list(POTENTIAL),
+                       [" ".join(tags[i]) for i in kept], vocabulary,
+                       {"pictures": len(kept), "tags": len(vocabulary),
+                        "without_a_label": int((~labels.any(1)).sum()),
+                        "with_labels_but_no_common_tag": int((labels.any(1) & ~tagged).sum()),
+                        "tag_files_read_as_latin_1": foreign})
+
+
+def draw_crossmodal(found, seed, query, train):
+    """Rows of the splits: equal shares of every label, training pictures in the database."""
+    query_rows, train_rows = draw_by_label(found.labels, query, train, 2, seed)
+    database = np.setdiff1d(np.arange(len(found.ids)), query_rows)
+    return {"query": np.sort(query_rows), "train": np.sort(train_rows),
             "database": database[permutation(len(database), seed, 62)]}
-    names = [f"im{numbers[i]}.jpg" for i in kept]
-    texts = made.list_texts(names, labels[kept], rows, POTENTIAL)
-    texts["texts.jsonl"] = "".join(json.dumps({"image": name, "text": " ".join(tags[i])}) + "\n"
-                                   for name, i in zip(names, kept))
-    texts["tags.txt"] = "".join(f"{tag}\n" for tag in vocabulary)
-    return made.write(os.fspath(list_dir or DEFAULT_LISTS["mirflickr_crossmodal"]), "mirflickr_crossmodal", seed, texts,
-                      pictures=len(kept), tags=len(vocabulary), without_a_label=int((~labels.any(1)).sum()),
-                      with_labels_but_no_common_tag=int((labels.any(1) & ~tagged).sum()),
-                      tag_files_read_as_latin_1=foreign)
 
 
-def make(root, seed, list_dir, sizes, any_count=False):
-    """``make_lists`` with a printed record."""
-    record = make_lists(root, list_dir, seed, sizes.get("num_query", QUERY), sizes.get("num_train", TRAIN), any_count)
-    made.show(list_dir or DEFAULT_LISTS["mirflickr"], record)
-
-
-def _make_crossmodal(root, seed, list_dir, sizes, any_count=False):
-    if features.mat_files(need_folder(root, _WHAT)):
-        raise InputError(f"{root} holds .mat files, which need no lists; look at them with: python -m utils.datasets "
-                         "check mirflickr_crossmodal --root ...")
-    record = make_crossmodal(root, list_dir, seed, sizes.get("num_query", CROSSMODAL_QUERY),
-                             sizes.get("num_train", CROSSMODAL_TRAIN), any_count)
-    made.show(list_dir or DEFAULT_LISTS["mirflickr_crossmodal"], record)
-
-
-# loading ---------------------------------------------------------------------------------------------------------
-def load(root, seed, list_dir, sizes, on_fault):
-    """Protocol from the lists of ``make`` or, by ``list_dir``, of public code."""
-    list_dir = list_dir or DEFAULT_LISTS["mirflickr"]
-    return made.load("mirflickr", picture_folder(root), list_dir, seed, sizes, 0, on_fault)
-
-
-def load_crossmodal(root, seed, list_dir, sizes, on_fault):
-    """Protocol of the authors' .mat files in ``root`` or, where it has none, from the lists of ``make``.
-
-    Raises:
-        InputError: no lists; a text or tags.txt is missing; and as ``lists.load_lists``, ``load_features_protocol``.
-    """
-    if list_dir is None and features.mat_files(need_folder(root, _WHAT)):
-        return features.load_features_protocol(root, seed, "mirflickr_crossmodal", **sizes)
-    list_dir = os.fspath(list_dir or DEFAULT_LISTS["mirflickr_crossmodal"])
-    protocol = made.load("mirflickr_crossmodal", picture_folder(root), list_dir, seed, sizes, TOPK, on_fault)
-    texts = shapes.read_texts(os.path.join(list_dir, "texts.jsonl"))
-    vocabulary = [tag for tag in lists.read_lines(os.path.join(list_dir, "tags.txt")) if tag]
-    protocol.vocabulary = vocabulary
-    column = {tag: i for i, tag in enumerate(vocabulary)}
-    for split in protocol.splits:
-        split.texts = []
-        split.text_features = np.zeros((len(split), len(vocabulary)), "float32")
-        for i, name in enumerate(split.ids):
-            if name not in texts:
-                raise InputError(f"{list_dir}/texts.jsonl has no text for {name} ({split.where(i)})")
-            split.texts.append(texts[name])
-            split.text_features[i, [column[tag] for tag in texts[name].split(" ") if tag in column]] = 1
-    return protocol
-
-
-SPECS = (Spec(name="mirflickr", load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY - TRAIN), topk=0,
-              classes=len(POTENTIAL + RELEVANT), inside=False, unlabelled=True, sizes=SIZES, source=_SOURCE,
-              recognises=holds(ANNOTATIONS, "mirflickr/im1.jpg", "mirflickr25k/im1.jpg", f"im{IMAGES}.jpg")),
-         Spec(name="mirflickr_crossmodal", load=load_crossmodal, make=_make_crossmodal,
-              counts=(CROSSMODAL_QUERY, CROSSMODAL_TRAIN, CROSSMODAL - CROSSMODAL_QUERY), topk=TOPK,
-              classes=len(POTENTIAL), sizes=SIZES,
-              source=f"{_SOURCE}, or the .mat files of the DJSRH authors",
-              recognises=holds("[mM][iI][rR][fF][lL][iI][cC][kK][rR]25[kK]*.mat", "FLICKR-25K.mat")))
+MAKER = ListMaker("mirflickr", os.path.join(DATA, "mirflickr"), read, draw, QUERY, TRAIN, picture_folder, inside=False)
+CROSSMODAL_MAKER = ListMaker("mirflickr_crossmodal", os.path.join(DATA, "mirflickr", "crossmodal"), read_crossmodal,
+                             draw_crossmodal, CROSSMODAL_QUERY, CROSSMODAL_TRAIN, picture_folder, topk=TOPK,
+                             matrices=True)
+make_lists, make_crossmodal = MAKER.make_lists, CROSSMODAL_MAKER.make_lists
+DATA_SETS = (
+    MAKER.data_set(counts=(QUERY, TRAIN, IMAGES - QUERY - TRAIN), classes=len(POTENTIAL + RELEVANT), unlabelled=True,
+                   sizes=SIZES, source=_SOURCE,
+                   recognises=holds(ANNOTATIONS, "mirflickr/im1.jpg", "mirflickr25k/im1.jpg", f"im{IMAGES}.jpg")),
+    CROSSMODAL_MAKER.data_set(counts=(CROSSMODAL_QUERY, CROSSMODAL_TRAIN, CROSSMODAL - CROSSMODAL_QUERY),
+                              classes=len(POTENTIAL), sizes=SIZES,
+                              source=f"{_SOURCE}, or the .mat files of the DJSRH authors",
+                              recognises=holds("[mM][iI][rR][fF][lL][iI][cC][kK][rR]25[kK]*.mat", "FLICKR-25K.mat")))

@@ -19,7 +19,7 @@ import tempfile
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import DATA, Spec, holds
+from utils.datasets.base import DATA, DataSet, holds
 from utils.datasets.protocols.jpeg_encoder import encode_batch
 from utils.datasets.seeded import Draw, hashes, key, permutation
 from utils.errors import InputError, printable
@@ -311,23 +311,6 @@ def _write_text(path, text):
         file.write(text)
 
 
-def read_texts(path):
-    """dict image path -> text from a texts.jsonl file.
-
-    Raises:
-        InputError: unreadable file or a line that is no JSON object with ``image`` and ``text``, as file:line.
-    """
-    texts = {}
-    for number, line in enumerate(lists.read_lines(path), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                texts[row["image"]] = str(row["text"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{path}:{number}: not a JSON object with image and text") from error
-    return texts
-
-
 def all_sizes(sizes):
     """SIZES, changed by the given ``num_query``, ``num_train``, ``num_database``."""
     return {key: sizes.get(f"num_{key}", value) for key, value in SIZES.items()}
@@ -355,28 +338,25 @@ def _need_own_folder(root):
                          "or name the data that lie there with --dataset")
 
 
-def make(root, seed, list_dir, sizes):
-    """Generate the set below ``root`` (data/shapes by default)."""
-    folder = locate(root, seed, sizes)
-    generate(folder, all_sizes(sizes), seed)
+def make(request, any_count=False):
+    """Generate the set below the root (data/shapes by default)."""
+    if any_count:
+        raise InputError("shapes has no official counts; leave out --any-count")
+    folder = locate(request.root, request.seed, request.sizes)
+    generate(folder, all_sizes(request.sizes), request.seed)
     print(printable(f"shapes: {folder}"))
 
 
-def load(root, seed, list_dir, sizes, on_fault):
+def load(request):
     """Protocol of the set, generated on first use."""
-    folder = locate(root, seed, sizes)
-    generate(folder, all_sizes(sizes), seed)
-    protocol = lists.load_lists("shapes", folder, list_dir or folder, seed, on_fault=on_fault)
-    texts = read_texts(os.path.join(folder, "texts.jsonl"))
-    for split in protocol.splits:
-        for i, image in enumerate(split.ids):
-            if image not in texts:
-                raise InputError(f"{folder}/texts.jsonl has no text for {image} ({split.where(i)})")
-        split.texts = [texts[image] for image in split.ids]
+    folder = locate(request.root, request.seed, request.sizes)
+    generate(folder, all_sizes(request.sizes), request.seed)
+    protocol = lists.load_lists("shapes", folder, request.list_dir or folder, request.seed, on_fault=request.on_fault)
+    lists.add_texts(protocol, os.path.join(folder, "texts.jsonl"))
     return protocol
 
 
-SPECS = (Spec(name="shapes", load=load, make=make, counts=(SIZES["query"], SIZES["train"], SIZES["database"]),
-              topk=0, classes=len(CLASSES), sizes=("num_query", "num_train", "num_database"),
-              source="Apache 2.0; drawn by this project on first use",
-              recognises=holds("v[0-9]*-query*-train*-database*-seed*", "images/q000000.jpg")),)
+DATA_SETS = (DataSet(name="shapes", load=load, make=make, counts=(SIZES["query"], SIZES["train"], SIZES["database"]),
+                     topk=0, classes=len(CLASSES), sizes=("num_query", "num_train", "num_database"),
+                     source="Apache 2.0; drawn by this project on first use",
+                     recognises=holds("v[0-9]*-query*-train*-database*-seed*", "images/q000000.jpg")),)

@@ -19,8 +19,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import DATA, Spec, holds
-from utils.datasets.protocols import list_maker as made
+from utils.datasets.base import DATA, holds
+from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_counts, find_folder, listing
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
 
@@ -28,7 +28,6 @@ CLASSES = ("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat"
            "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor")
 NAME = "voc2012"
 IMAGES, QUERY, TRAIN = 11540, 1000, 4000
-DEFAULT_LISTS = os.path.join(DATA, NAME)
 LARGEST = 1 << 20  # bytes of an annotation; the official ones have a few kB
 _PLACES = (os.path.join("VOCdevkit", "VOC2012"), "VOC2012", "")
 _TRAINVAL = os.path.join("ImageSets", "Main", "trainval.txt")
@@ -88,25 +87,21 @@ def read_ids(path):
     return ids
 
 
-def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=False):
-    """Write train.txt, query.txt, database.txt, classes.txt and lists.json (seed, counts, SHA-256) to ``list_dir``.
+def read(root, seed, any_count):
+    """Annotations of the pictures of trainval.txt that have a label, in the order of their ids.
 
     Args:
         root: the folder that holds VOCdevkit, or VOCdevkit or VOC2012 itself.
-        list_dir: data/voc2012 by default.
         any_count: accept another number of pictures than the official one.
 
-    Returns:
-        the record that lists.json holds.
-
     Raises:
-        InputError: a missing or broken file, counts that differ, too few pictures, an unwritable folder.
+        InputError: a missing or broken file, counts that differ.
     """
-    base = made.find_folder(root, _PLACES, _TRAINVAL, _WHAT)
+    base = find_folder(root, _PLACES, _TRAINVAL, _WHAT)
     trainval = os.path.join(base, _TRAINVAL)
     ids = read_ids(trainval)
     for folder, ending in (("JPEGImages", ".jpg"), ("Annotations", ".xml")):
-        there = set(made.listing(os.path.join(base, folder), f"the {folder} of VOC 2012"))
+        there = set(listing(os.path.join(base, folder), f"the {folder} of VOC 2012"))
         for name, number in ids.items():
             if name + ending not in there:
                 raise InputError(f"{trainval}:{number}: {os.path.join(base, folder, name + ending)} is missing")
@@ -114,30 +109,21 @@ def make_lists(root, list_dir=None, seed=0, query=QUERY, train=TRAIN, any_count=
     labels = np.array([read_annotation(os.path.join(base, "Annotations", f"{name}.xml")) for name in names], np.uint8)
     labels = labels.reshape(len(names), len(CLASSES))
     kept = np.flatnonzero(labels.any(1))
-    if len(kept) != IMAGES and not any_count:
-        raise InputError(f"{len(kept)} pictures with a label, but VOC 2012 has {IMAGES}; are the files complete? "
-                         "(--any-count accepts them)")
-    if query + train >= len(kept):
-        raise InputError(f"{query} queries and {train} training pictures leave no database of the {len(kept)} pictures")
-    order = kept[permutation(len(kept), seed, 60)]
-    rows = {"query": order[:query], "train": order[query:query + train], "database": order[query + train:]}
-    texts = made.list_texts([f"JPEGImages/{name}.jpg" for name in names], labels, rows, CLASSES)
-    return made.write(os.fspath(list_dir or DEFAULT_LISTS), NAME, seed, texts, pictures=len(kept),
-                      left_out_without_a_label=len(names) - len(kept))
+    compare_counts(len(kept) == IMAGES, f"{len(kept)} pictures with a label, but VOC 2012 has {IMAGES}; are the files "
+                   "complete?", any_count)
+    return Annotations([f"JPEGImages/{names[i]}.jpg" for i in kept], labels[kept], list(CLASSES),
+                       record={"pictures": len(kept), "left_out_without_a_label": len(names) - len(kept)})
 
 
-def make(root, seed, list_dir, sizes, any_count=False):
-    """``make_lists`` with a printed record."""
-    record = make_lists(root, list_dir, seed, sizes.get("num_query", QUERY), sizes.get("num_train", TRAIN), any_count)
-    made.show(list_dir or DEFAULT_LISTS, record)
+def draw(found, seed, query, train):
+    """Rows of the splits, which share nothing."""
+    order = permutation(len(found.ids), seed, 60)
+    return {"query": order[:query], "train": order[query:query + train], "database": order[query + train:]}
 
 
-def load(root, seed, list_dir, sizes, on_fault):
-    """Protocol from the lists of ``make`` or, by ``list_dir``, of public code (VOCdevkit/VOC2012/JPEGImages/...)."""
-    base = made.find_folder(root, _PLACES, "JPEGImages", _WHAT)
-    return made.load(NAME, base, list_dir or DEFAULT_LISTS, seed, sizes, 0, on_fault)
-
-
-SPECS = (Spec(name=NAME, load=load, make=make, counts=(QUERY, TRAIN, IMAGES - QUERY - TRAIN), topk=0,
-              classes=len(CLASSES), inside=False, sizes=("num_query", "num_train"), source=_SOURCE,
-              recognises=holds(*(os.path.join(place, _TRAINVAL) for place in _PLACES))),)
+MAKER = ListMaker(NAME, os.path.join(DATA, NAME), read, draw, QUERY, TRAIN, inside=False,
+                  place=lambda root: find_folder(root, _PLACES, "JPEGImages", _WHAT))
+make_lists = MAKER.make_lists
+DATA_SETS = (MAKER.data_set(counts=(QUERY, TRAIN, IMAGES - QUERY - TRAIN), classes=len(CLASSES), source=_SOURCE,
+                            sizes=("num_query", "num_train"),
+                            recognises=holds(*(os.path.join(place, _TRAINVAL) for place in _PLACES))),)

@@ -19,9 +19,10 @@ import re
 import numpy as np
 
 from utils.datasets import lists
-from utils.datasets.base import FileImages, Spec, holds, need_folder
+from utils.datasets.base import DataSet, FileImages, holds, need_folder
 from utils.datasets.matrices import mat
 from utils.datasets.matrices.splits import TOPK, make_protocol
+from utils.datasets.protocols.list_maker import compare_counts
 from utils.errors import InputError
 
 FEATURES = "raw_features.mat"
@@ -33,8 +34,8 @@ _SOURCE = "terms of Wikipedia; http://www.svcl.ucsd.edu/projects/crossmodal/ (wi
 _TEXT = re.compile("<text>(.*?)</text>", re.DOTALL)
 
 
-def read_table(folder):
-    """Table (see tables.py) of the distribution in ``folder``.
+def read_variables(folder):
+    """Variables (see matrices/splits.py) of the distribution in ``folder``.
 
     Raises:
         InputError: a file that is missing or not in the official layout, as ``file:line`` where there is a line.
@@ -56,19 +57,18 @@ def read_table(folder):
             "ids": [f"{name}#{row['text']}" for name, row in zip(names, rows)]}
 
 
-def load(root, seed, list_dir, sizes, on_fault):
+def load(request):
     """The official split; the seed only shuffles the database."""
-    root = need_folder(root, _WHAT)
-    return make_protocol(read_table(root), "wiki", seed, sizes, root)
+    root = need_folder(request.root, _WHAT)
+    return make_protocol(read_variables(root), "wiki", request.seed, request.sizes, root)
 
 
-def make(root, seed, list_dir, sizes, any_count=False):
+def make(request, any_count=False):
     """Nothing to write, the split is official: read everything and compare the counts with the literature's."""
-    protocol = load(root, seed, list_dir, sizes, None)
+    protocol = load(request)
     counts = len(protocol.query), len(protocol.train)
-    if counts != (QUERY, TRAIN) and not any_count:
-        raise InputError(f"{root} has {counts[0]} queries and {counts[1]} training pairs, but Wikipedia has {QUERY} "
-                         f"and {TRAIN}; are the lists complete? (--any-count accepts them)")
+    compare_counts(counts == (QUERY, TRAIN), f"{request.root} has {counts[0]} queries and {counts[1]} training pairs, "
+                   f"but Wikipedia has {QUERY} and {TRAIN}; are the lists complete?", any_count)
     text = "the sections of texts/" if protocol.train.texts is not None else \
         f"{protocol.train.text_features.shape[1]} topics of {FEATURES}"
     print(f"wiki: the official split needs no lists; {counts[0]} queries (literature {QUERY}), {counts[1]} training "
@@ -133,5 +133,5 @@ def _features(folder, names, parts):
     return np.concatenate(values)
 
 
-SPECS = (Spec(name="wiki", load=load, make=make, counts=(QUERY, TRAIN, TRAIN), topk=TOPK, classes=len(CLASSES),
+DATA_SETS = (DataSet(name="wiki", load=load, make=make, counts=(QUERY, TRAIN, TRAIN), topk=TOPK, classes=len(CLASSES),
               source=_SOURCE, recognises=holds(*LISTS)),)
