@@ -15,9 +15,11 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+import numba  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks.measure import machine  # noqa: E402
+from utils.cpu import threads  # noqa: E402
 from utils.errors import run_main  # noqa: E402
 from utils.files import write_json  # noqa: E402
 from utils.retrieval import hamming  # noqa: E402
@@ -75,7 +77,7 @@ def main(arguments):
         parser.add_argument(f"--{flag}", type=int, default=default, help=f"{text} (default {default})")
     parser.add_argument("--json", help="also write the figures to this file")
     options = parser.parse_args(arguments)
-    figures = {"machine": machine(hamming.threads(), numpy=np.__version__, numba=hamming.numba.__version__)}
+    figures = {"machine": machine(threads(), numpy=np.__version__, numba=numba.__version__)}
     print(figures["machine"])
     print(f"{options.queries} queries x {options.items} items x {options.bits} bits, {options.classes} labels, "
           f"K = {options.topk}", flush=True)

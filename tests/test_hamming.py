@@ -1,8 +1,8 @@
 """Packing, distances and exact top-k against plain numpy."""
 import os
-import shutil
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import utils.cpu
 from utils.errors import InputError
-from utils.retrieval import hamming
+from utils.retrieval import compiled, hamming
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 quick = settings(max_examples=60, deadline=None)
@@ -41,6 +41,20 @@ def test_zero_and_minus_zero_count_as_plus():
     np.testing.assert_array_equal(hamming.unpack(hamming.pack(x), 6), [[1, 1, -1, 1, -1, 1]])
 
 
+def ranking(query, database, k, mask=None):
+    """(distance, position) of the first k allowed items by a stable sort; k = 0 means all."""
+    position = np.arange(database.shape[0]) if mask is None else np.flatnonzero(mask)
+    found = naive_distances(query, database[position])
+    order = np.argsort(found, axis=1, kind="stable")[:, :k or len(position)]
+    return np.take_along_axis(found, order, 1), position[order]
+
+
+def same(found, expected):
+    assert found[0].dtype == np.int32 and found[1].dtype == np.int64
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
 @quick
 @given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 30))
 def test_bits_are_understood_or_refused(seed, n, bits):
@@ -60,67 +74,119 @@ def test_bits_are_understood_or_refused(seed, n, bits):
 
 
 @quick
-@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 40), st.sampled_from([1, 7, 12, 64, 65, 200, 1024]))
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 40), st.integers(1, 1024))
 def test_distances_equal_a_count_of_differing_signs(seed, q, n, bits):
     query, database = signs(seed, q, bits), signs(seed + 1, n, bits)
     query[0] = -database[0]  # the largest distance
-    found = hamming.distances(hamming.pack(query), hamming.pack(database))
-    assert found.dtype == np.uint16
-    np.testing.assert_array_equal(found, naive_distances(query, database))
-
-
-@quick
-@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 60), st.integers(1, 20), st.integers(0, 70))
-def test_topk_is_a_stable_sort(seed, q, n, bits, k):
-    query, database = signs(seed, q, bits), signs(seed + 1, n, bits)  # few bits: nearly everything ties
-    distance, position = hamming.topk(hamming.pack(query), hamming.pack(database), k)
-    expected = naive_distances(query, database)
-    order = np.argsort(expected, axis=1, kind="stable")[:, :k or n]
-    assert distance.dtype == np.int32 and position.dtype == np.int64
-    np.testing.assert_array_equal(position, order)
-    np.testing.assert_array_equal(distance, np.take_along_axis(expected, order, 1))
-
-
-def test_topk_over_several_tiles_and_prepared_words():
-    query, database = signs(0, 40, 24), signs(1, 3 * hamming.TILE + 5, 24)
     a, b = hamming.pack(query), hamming.pack(database)
-    expected = naive_distances(query, database)
-    order = np.argsort(expected, axis=1, kind="stable")
-    for target in (b, hamming.prepare(b)):
-        np.testing.assert_array_equal(hamming.distances(a, target), expected)
-        for k in (1, 100, 2000, 0):
-            np.testing.assert_array_equal(hamming.topk(a, target, k)[1], order[:, :k or None])
+    for found in (hamming.distances(a, b), hamming.distances(a, hamming.prepare(b))):
+        assert found.dtype == np.uint16
+        np.testing.assert_array_equal(found, naive_distances(query, database))
 
 
 @quick
-@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 300), st.integers(1, 20), st.integers(0, 70),
-       st.sampled_from([0, 0.1, 0.5, 1]), st.booleans())
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 200), st.integers(1, 1024), st.integers(0, 210))
+def test_topk_is_a_stable_sort(seed, q, n, bits, k):
+    query, database = signs(seed, q, bits), signs(seed + 1, n, bits)
+    database[n // 2:] = database[:n - n // 2]  # every code twice
+    query[0] = -database[0]
+    a, b = hamming.pack(query), hamming.pack(database)
+    same(hamming.topk(a, b, k), ranking(query, database, k))
+    for words in (hamming.prepare(b), hamming.to_words(b), hamming.to_words(b, np.uint16)):
+        same(hamming.topk(a, words, k), ranking(query, database, k))
+
+
+@quick
+@given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 300), st.integers(1, 5), st.integers(0, 300))
+def test_topk_where_nearly_everything_ties(seed, q, n, bits, k):
+    query, database = signs(seed, q, bits), signs(seed + 1, n, bits)
+    same(hamming.topk(hamming.pack(query), hamming.pack(database), k), ranking(query, database, k))
+
+
+@quick
+@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 300), st.integers(1, 70), st.integers(0, 70),
+       st.sampled_from([0, 0.02, 0.1, 0.5, 1]), st.booleans())
 def test_a_filter_is_a_search_of_the_allowed_items(seed, q, n, bits, k, share, as_positions):
     query, database = signs(seed, q, bits), signs(seed + 1, n, bits)
     rng = np.random.default_rng(seed)
     mask = rng.random(n) < share
     allowed = rng.permutation(np.flatnonzero(mask)) if as_positions else mask
-    distance, position = hamming.topk(hamming.pack(query), hamming.pack(database), k, allowed)
-    expected = naive_distances(query, database)[:, mask]
-    order = np.argsort(expected, axis=1, kind="stable")[:, :k or n]
-    np.testing.assert_array_equal(position, np.flatnonzero(mask)[order])
-    np.testing.assert_array_equal(distance, np.take_along_axis(expected, order, 1))
+    found = hamming.topk(hamming.pack(query), hamming.pack(database), k, allowed)
+    same(found, ranking(query, database, k, mask))
 
 
 @quick
-@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 300), st.integers(1, 20), st.integers(0, 25),
+@given(st.integers(0, 99), st.integers(1, 5), st.integers(1, 300), st.integers(1, 70), st.integers(0, 80),
        st.sampled_from([None, 0, 0.3, 1]))
 def test_within_finds_every_item_of_the_ball(seed, q, n, bits, radius, share):
     query, database = signs(seed, q, bits), signs(seed + 1, n, bits)
     mask = None if share is None else np.random.default_rng(seed).random(n) < share
     start, distance, position = hamming.within(hamming.pack(query), hamming.pack(database), radius, mask)
-    assert start.dtype == position.dtype == np.int64 and distance.dtype == np.int32 and len(start) == q + 1
-    for i, row in enumerate(naive_distances(query, database)):
-        order = np.argsort(row, kind="stable")
-        order = [j for j in order if row[j] <= radius and (mask is None or mask[j])]
-        np.testing.assert_array_equal(position[start[i]:start[i + 1]], order)
-        np.testing.assert_array_equal(distance[start[i]:start[i + 1]], row[order])
-    assert start[-1] == len(position)
+    assert start.dtype == position.dtype == np.int64 and distance.dtype == np.int32
+    every, order = ranking(query, database, 0, mask)
+    np.testing.assert_array_equal(start, np.concatenate([[0], (every <= radius).sum(1).cumsum()]))
+    np.testing.assert_array_equal(distance, every[every <= radius])
+    np.testing.assert_array_equal(position, order[every <= radius])
+
+
+def large_case(bits, n):
+    """Codes in clusters, as learned ones are: queries near a few items, far from the rest, many ties."""
+    rng = np.random.default_rng(bits)
+    centres = rng.choice(np.array([-1, 1], np.int8), (20, bits))
+    database = centres[rng.integers(0, 20, n)]
+    database = np.where(rng.random((n, bits)) < 0.1, -database, database)
+    query = np.where(rng.random((12, bits)) < 0.1, -centres[:12], centres[:12])
+    return query, database
+
+
+@pytest.mark.parametrize("bits, n", [(16, 70001), (24, 33000), (48, 11000), (64, 8500), (128, 4300), (700, 1300)])
+def test_several_tiles_pieces_and_parts(bits, n, monkeypatch):
+    query, database = large_case(bits, n)
+    a, b = hamming.pack(query), hamming.pack(database)
+    every, order = ranking(query, database, 0)
+    near = every <= bits // 8
+    mask = np.random.default_rng(0).random(n) < 0.2
+
+    def check(target):
+        for k in (1, 10, 1000, n):
+            same(hamming.topk(a, target, k), (every[:, :k], order[:, :k]))
+            same(hamming.topk(a[:1], target, k), (every[:1, :k], order[:1, :k]))
+        same(hamming.topk(a, target, 50, mask), ranking(query, database, 50, mask))
+        start, distance, position = hamming.within(a, target, bits // 8)
+        np.testing.assert_array_equal(position, order[near])
+        np.testing.assert_array_equal(distance, every[near])
+
+    check(b)
+    check(hamming.prepare(b))
+    monkeypatch.setattr(hamming, "_PIECE", 1024)
+    monkeypatch.setattr(hamming, "_ROWS", 100)
+    check(b)
+    monkeypatch.setattr(hamming, "_PART", 1)  # several threads share the items of a query
+    monkeypatch.setattr(compiled, "threads", lambda: 5)
+    check(b)
+    check(hamming.prepare(b))
+
+
+def test_more_copies_of_the_query_than_asked_for():
+    database = np.zeros((5000, 8), np.uint8)
+    database[:7] = 255
+    distance, position = hamming.topk(database[7:8], database, 20)
+    assert not distance.any() and position.tolist() == [list(range(7, 27))]
+
+
+@pytest.mark.parametrize("nb", [6, 8, 16])
+def test_a_file_of_codes_is_searched_in_place(nb, tmp_path):
+    n = 1_500_000
+    codes = np.random.default_rng(0).integers(0, 256, (n, nb), np.uint8)
+    codes.tofile(tmp_path / "codes")
+    mapped = np.memmap(tmp_path / "codes", np.uint8, "r", shape=(n, nb))
+    hamming.topk(codes[:2], codes[:1000], 5)  # compiled
+    tracemalloc.start()
+    found = hamming.topk(codes[:2], mapped, 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 0.6 * codes.nbytes
+    same(found, hamming.topk(codes[:2], codes, 5))
 
 
 @quick
@@ -133,15 +199,19 @@ def test_zero_padding_leaves_distances_unchanged(seed, nb, extra):
 
 def test_views_that_are_not_contiguous():
     data = np.random.default_rng(0).integers(0, 256, (60, 16), np.uint8)
-    view = data[::3, ::2]
-    np.testing.assert_array_equal(hamming.distances(view, view), hamming.distances(view.copy(), view.copy()))
+    odd = np.empty(60 * 16 + 1, np.uint8)[1:].reshape(60, 16)  # words that start at an odd address
+    odd[:] = data
+    for view in (data[::3, ::2], data.T[:, :16], odd, odd[:, :8], odd.reshape(120, 8)):
+        whole = view.copy()
+        np.testing.assert_array_equal(hamming.distances(view, view), hamming.distances(whole, whole))
+        same(hamming.topk(view, view, 5), hamming.topk(whole, whole, 5))
 
 
 def test_result_does_not_depend_on_threads(monkeypatch):
     data = np.random.default_rng(0).integers(0, 256, (500, 2), np.uint8)
     results = []
     for threads in (1, 2, 7):
-        monkeypatch.setattr(hamming, "threads", lambda: threads)
+        monkeypatch.setattr(compiled, "threads", lambda: threads)
         results.append(hamming.topk(data, data, 20))
     for distance, position in results[1:]:
         np.testing.assert_array_equal(distance, results[0][0])
@@ -180,6 +250,7 @@ ok = np.zeros((3, 4), np.uint8)
     (lambda: hamming.unpack(np.full((2, 2), 255, np.uint8), 12), "bits set behind"),
     (lambda: hamming.distances(ok, ok[:, :2]), "4 bytes, database codes 2"),
     (lambda: hamming.distances(np.zeros((3, 9), np.uint8), hamming.prepare(ok)), "1 words"),
+    (lambda: hamming.distances(ok, hamming.prepare(ok).astype(np.uint16)), "1 words of 2 bytes"),
     (lambda: hamming.distances(ok[:0], ok), "nothing to compare"),
     (lambda: hamming.topk(ok, ok[:0], 3), "nothing to compare"),
     (lambda: hamming.topk(ok, ok, -1), "k must be"),
@@ -198,36 +269,6 @@ def test_bad_input_is_one_clear_line(call, words):
     with pytest.raises(InputError) as error:
         call()
     assert words in str(error.value) and "\n" not in str(error.value)
-
-
-SEARCH = "import numpy as np; from utils.retrieval import hamming; x = np.arange(256, dtype=np.uint8)[:, None]; " \
-         "print(hamming.topk(x[:1], x, 3)[1].tolist())"
-
-
-def copy_of_utils(folder):
-    os.makedirs(folder / "utils" / "retrieval")
-    for name in ("__init__.py", "cpu.py", "errors.py", "retrieval/__init__.py", "retrieval/hamming.py"):
-        shutil.copy(os.path.join(ROOT, "utils", name), folder / "utils" / name)
-
-
-def test_runs_where_no_cache_folder_can_be_written(tmp_path):
-    copy_of_utils(tmp_path)
-    (tmp_path / "utils" / "retrieval" / "__pycache__").write_text("a file where the folder should be")
-    env = {**os.environ, "HOME": "/dev/null", "XDG_CACHE_HOME": "/dev/null", "PYTHONDONTWRITEBYTECODE": "1"}
-    env.pop("NUMBA_CACHE_DIR", None)
-    done = subprocess.run([sys.executable, "-c", SEARCH], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[[0, 1, 2]]"
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of POSIX systems")
-def test_runs_when_the_cache_cannot_be_saved(tmp_path):
-    copy_of_utils(tmp_path)
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)); "  # as a full disk
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
-    done = subprocess.run([sys.executable, "-c", limit + SEARCH], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[[0, 1, 2]]"
 
 
 def test_import_is_lean():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.errors import InputError
-from utils.retrieval import hamming, metrics
+from utils.retrieval import compiled, hamming, metrics
 from utils.retrieval.hamming import pack
 from utils.retrieval.metrics import AP, curves, evaluate, format_line
 
@@ -364,7 +364,7 @@ def test_values_do_not_depend_on_threads_or_chunks(monkeypatch):
     data = random_case(2, 150, 700, 12, 4)
     one = evaluate(*data, topk=50), curves(*data)
     for threads in (2, 5):
-        monkeypatch.setattr(hamming, "threads", lambda: threads)
+        monkeypatch.setattr(compiled, "threads", lambda: threads)
         assert (evaluate(*data, topk=50), curves(*data)) == one
     monkeypatch.setattr(metrics, "_CHUNK", 64)
     assert evaluate(*data, topk=50) == one[0]

@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import write_npz
-from utils.retrieval.hamming import check_codes, prepare, unpack
+from utils.retrieval.hamming import check_codes, to_words, unpack
 
 _FORMAT = "PaddleDeepHash codes"
 _VERSION = 1
@@ -172,7 +172,7 @@ def code_health(packed, bits):
     correlation = np.abs(covariance / np.outer(scale, scale))[np.ix_(varying, varying)]
     pairs = varying.sum() * (varying.sum() - 1)
     off_diagonal = correlation.sum() - np.trace(correlation)
-    words = prepare(packed)
+    words = to_words(packed)
     words = words[:, np.lexsort(words)]
     return {"bit_balance": float((1 - np.abs(mean)).mean()),
             "mean_abs_correlation": float(off_diagonal / pairs) if pairs else 0.0,

@@ -3,24 +3,22 @@
 A packed code is uint8 [N, ceil(bits / 8)] in the order of ``numpy.packbits``; unused bits of the last byte are zero,
 which leaves distances unchanged.
 
-The kernels work on 64-bit *words*, laid out word-major (uint64 [W, N]): the inner loop over the items is then
-contiguous for every code length, and LLVM turns it into vector instructions. Kernels hold no lock of the interpreter;
-``in_blocks`` spreads queries over plain threads, because numba's own parallel loops are neither safe to enter from
-several threads of a service nor safe to fork beside, and take seconds to compile.
+A search compares every item with every query (``kernels``) and is exact. It reads the database a piece at a time, so a
+memory-mapped array of codes may be larger than the memory.
 """
-from concurrent.futures import ThreadPoolExecutor
+import itertools
 
-import numba
 import numpy as np
-from numba.core import types
-from numba.core.extending import intrinsic
 
-from utils.cpu import threads
 from utils.errors import InputError
+from utils.retrieval import compiled, kernels
+from utils.retrieval.compiled import blocks, spread
 
 MAX_BITS = 1024
-TILE = 1024  # items at a time: codes, labels and distances of a tile stay in the first-level cache
-BLOCK = 64  # queries that a thread takes at once
+_ROWS = 1 << 13  # rows that are laid out as words at once
+_PIECE = 1 << 18  # items of codes that were not prepared, which a search lays out at once
+_CANDIDATES = 1 << 19  # candidates of the queries that a thread takes at once: 5 MB
+_PART = 1 << 22  # bytes of codes that are worth another thread, where there are fewer queries than threads
 
 
 # packing ------------------------------------------------------------------------------------
@@ -81,143 +79,52 @@ def check_codes(packed, bits=None, name="codes"):
         raise InputError(f"{name} have bits set behind bit {bits}: they were made with another code length")
 
 
+# words --------------------------------------------------------------------------------------
 def prepare(packed):
-    """Packed rows uint8 [N, nb] as the words that the kernels read: uint64 [ceil(nb / 8), N], zero padded.
+    """Packed codes in the layout that a search reads. An index does this once.
 
-    ``distances``, ``topk`` and ``within`` take a database in this form too: an index prepares it once. For 8-byte rows
-    this is a view.
+    Args:
+        packed: uint8 [N, nb].
+
+    Returns:
+        Words, unsigned [W, N], of the widest type of 64, 32 and 16 bits that divides a row (nb bytes and, where nb is
+        odd, one of zeros). Where a row is one word this is a view of ``packed``, else it takes as much memory again.
     """
+    check_codes(packed)
+    return to_words(packed, _word(packed.shape[1]))
+
+
+def to_words(packed, word=np.uint64):
+    """Packed rows uint8 [N, nb] as words [W, N] of an unsigned type, zero padded; a view where a row is one word."""
     n, nb = packed.shape
-    if nb % 8:
-        packed = np.pad(packed, ((0, 0), (0, -nb % 8)))
-    return np.ascontiguousarray(np.ascontiguousarray(packed).view(np.uint64).T)
+    size = np.dtype(word).itemsize
+    if _is_view(packed, size):
+        return packed.view(word).T
+    words = np.empty((-(-nb // size), n), word)
+    for start in range(0, n, _ROWS):  # rows and their words stay in the nearest caches
+        rows = packed[start:start + _ROWS]
+        if nb % size:
+            rows = np.pad(rows, ((0, 0), (0, -nb % size)))
+        words[:, start:start + _ROWS] = np.ascontiguousarray(rows).view(word).T
+    return words
 
 
-# kernels ------------------------------------------------------------------------------------
-@intrinsic
-def popcount(typingctx, word):
-    """Number of set bits of a uint64: LLVM's ctpop, one hardware instruction (or a vector of them)."""
-    def generate(context, builder, signature, args):
-        return builder.ctpop(args[0])
-    return types.uint64(types.uint64), generate
+def _word(nb):
+    """The type of the words of a row of ``nb`` bytes."""
+    return np.uint64 if nb % 8 in (0, 7) else np.uint32 if nb % 4 in (0, 3) else np.uint16
 
 
-def kernel(function):
-    """Compile without the interpreter's lock; keep the machine code on disk where a folder can be written."""
-    try:
-        return numba.njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # read-only installation and no writable home: compile once a process
-        return numba.njit(nogil=True)(function)
+def _is_view(packed, size):
+    return packed.shape[1] == size and packed.flags.c_contiguous and packed.ctypes.data % size == 0
 
 
-@kernel
-def tile_distances(query, database, start, out):
-    """Distances of one query (words uint64 [W]) to the items from ``start`` on; fills ``out`` uint16 [n]."""
-    n = out.shape[0]
-    word = query[0]
-    row = database[0, start:start + n]
-    for i in range(n):
-        out[i] = popcount(word ^ row[i])
-    for w in range(1, query.shape[0]):
-        word = query[w]
-        row = database[w, start:start + n]
-        for i in range(n):
-            out[i] += popcount(word ^ row[i])
-
-
-@kernel
-def _distances(query, database, first, last, out):
-    n = database.shape[1]
-    for q in range(first, last):
-        for start in range(0, n, TILE):
-            stop = min(start + TILE, n)
-            tile_distances(query[:, q].copy(), database, start, out[q, start:stop])
-
-
-@kernel
-def _topk(query, database, first, last, k, distance, position):
-    words, n = database.shape
-    found = np.empty(n, np.uint16)
-    histogram = np.empty(words * 64 + 1, np.int64)
-    offset = np.empty(words * 64 + 1, np.int64)
-    for q in range(first, last):
-        code = query[:, q].copy()
-        histogram[:] = 0
-        for start in range(0, n, TILE):
-            stop = min(start + TILE, n)
-            tile_distances(code, database, start, found[start:stop])
-            for i in range(start, stop):
-                histogram[found[i]] += 1
-        # counting sort: where each distance starts in the ranking, and the last distance that is needed
-        cut, total = 0, 0
-        while True:
-            offset[cut] = total
-            total += histogram[cut]
-            if total >= k:
-                break
-            cut += 1
-        for i in range(n):
-            d = found[i]
-            if d <= cut:
-                place = offset[d]
-                if place < k:
-                    distance[q, place] = d
-                    position[q, place] = i
-                    offset[d] = place + 1
-
-
-# calls --------------------------------------------------------------------------------------
-def call(function, *arguments):
-    """Call a kernel. A cache file that cannot be written (full disk) must not fail the computation.
-
-    numba keeps the compiled kernel when saving it fails, and raises; so each kernel below this one fails at most once.
-    """
-    for _ in range(20):
-        try:
-            return function(*arguments)
-        except OSError:
-            pass
-    return function(*arguments)
-
-
-def in_blocks(function, n):
-    """``function(first, last)`` for consecutive blocks of ``range(n)``, on several threads where that helps."""
-    workers = min(threads(), n)
-    block = max(1, min(BLOCK, n // (4 * max(workers, 1))))
-    blocks = [(first, min(first + block, n)) for first in range(0, n, block)]
-    if workers <= 1:
-        for first, last in blocks:
-            function(first, last)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        for done in [pool.submit(function, first, last) for first, last in blocks]:
-            done.result()
-
-
-def _both_words(query, database):
-    """Query and database as words; ``database`` may be words already."""
-    check_codes(query, name="query codes")
-    if isinstance(database, np.ndarray) and database.dtype == np.uint64 and database.ndim == 2:
-        words = database
-        if words.shape[0] != (query.shape[1] + 7) // 8:
-            raise InputError(f"query codes have {query.shape[1]} bytes, database codes {words.shape[0]} words of 8")
-    else:
-        check_codes(database, name="database codes")
-        if query.shape[1] != database.shape[1]:
-            raise InputError(f"query codes have {query.shape[1]} bytes, database codes {database.shape[1]}: "
-                             "they come from different code lengths")
-        words = prepare(database)
-    if not query.shape[0] or not words.shape[1]:
-        raise InputError(f"nothing to compare: {query.shape[0]} query and {words.shape[1]} database codes")
-    return prepare(query), words
-
-
+# search -------------------------------------------------------------------------------------
 def distances(query, database):
     """All Hamming distances.
 
     Args:
         query: packed codes uint8 [Q, nb].
-        database: packed codes uint8 [N, nb], or their ``prepare``.
+        database: packed codes uint8 [N, nb], or what ``prepare`` made of them.
 
     Returns:
         uint16 [Q, N].
@@ -225,20 +132,22 @@ def distances(query, database):
     Raises:
         InputError: other types, different widths, or nothing to compare.
     """
-    query, database = _both_words(query, database)
-    out = np.empty((query.shape[1], database.shape[1]), np.uint16)
-    in_blocks(lambda first, last: call(_distances, query, database, first, last, out), query.shape[1])
+    codes, items = _operands(query, database)
+    out = np.empty((len(codes), items), np.uint16)
+    for offset, words in _pieces(database):
+        part = out[:, offset:offset + words.shape[1]]
+        spread(lambda rows: kernels.all_distances(codes[rows], words, part[rows]), blocks(len(codes)))
     return out
 
 
 def topk(query, database, k, allowed=None):
     """The ``k`` nearest items of each query: distance ascending, ties by database position.
 
-    The order is that of a stable sort of the distances (a counting sort that keeps database order).
+    The order is that of a stable sort of the distances.
 
     Args:
         query: packed codes uint8 [Q, nb].
-        database: packed codes uint8 [N, nb], or what ``prepare`` made of them (an index prepares them once).
+        database: packed codes uint8 [N, nb], also memory-mapped, or what ``prepare`` made of them.
         k: number of items; 0 or more than there are means all.
         allowed: which items may be found: bool [N], or int positions in any order. All by default.
 
@@ -251,15 +160,21 @@ def topk(query, database, k, allowed=None):
     """
     if not isinstance(k, (int, np.integer)) or k < 0:
         raise InputError(f"k must be a whole number from 0 (all) on, got {k!r}")
-    query, database = _both_words(query, database)
-    positions = _positions(allowed, database.shape[1])
-    if positions is not None:
-        database = np.ascontiguousarray(database[:, positions])
-    shape = (query.shape[1], min(int(k) or database.shape[1], database.shape[1]))
-    distance, position = np.empty(shape, np.int32), np.empty(shape, np.int64)
-    if shape[1]:
-        in_blocks(lambda first, last: call(_topk, query, database, first, last, shape[1], distance, position), shape[0])
-    return distance, position if positions is None else positions[position]
+    codes, items = _operands(query, database)
+    allowed, available = _allowed(allowed, items)
+    k = min(int(k) or available, available)
+    parts = _parts(codes, items, k)
+    shape = parts, len(codes), k
+    found, distance, position = np.zeros(shape[:2], np.int64), np.empty(shape, np.int32), np.empty(shape, np.int64)
+    for offset, words in _pieces(database, k) if k else ():
+        n = words.shape[1]
+        edges = [min(n, -(-n // kernels.GROUP) * i // parts * kernels.GROUP) for i in range(parts + 1)]
+        bits = allowed[offset // kernels.GROUP:]
+        rows = blocks(len(codes), _CANDIDATES // (k + min(k, n))) if parts == 1 else [slice(None)]
+        spread(lambda job: kernels.search(codes[job[1]], words, bits, edges[job[0]], edges[job[0] + 1], offset,
+                                          *(array[job] for array in (found, distance, position))),
+               list(itertools.product(range(parts), rows)))
+    return (distance[0], position[0]) if parts == 1 else _merge(found, distance, position)
 
 
 def within(query, database, radius, allowed=None):
@@ -278,22 +193,96 @@ def within(query, database, radius, allowed=None):
     """
     if isinstance(radius, bool) or not isinstance(radius, (int, np.integer)) or radius < 0:
         raise InputError(f"the radius must be a whole number from 0 on, got {radius!r}")
-    distance, position = topk(query, database, 0, allowed)
-    near = distance <= radius
-    return np.concatenate([[0], near.sum(1).cumsum()]), distance[near], position[near]
+    codes, items = _operands(query, database)
+    allowed, _ = _allowed(allowed, items)
+    radius = min(int(radius), MAX_BITS)
+    start, jobs = np.zeros(len(codes) + 1, np.int64), blocks(len(codes))
+    for offset, words in _pieces(database):
+        bits = allowed[offset // kernels.GROUP:]
+        spread(lambda rows: kernels.count_within(codes[rows], words, bits, radius, start[1:][rows]), jobs)
+    np.cumsum(start, out=start)
+    distance, position, place = np.empty(start[-1], np.int32), np.empty(start[-1], np.int64), start[:-1].copy()
+    for offset, words in _pieces(database):
+        bits = allowed[offset // kernels.GROUP:]
+        spread(lambda rows: kernels.fill_within(codes[rows], words, bits, radius, offset, place[rows], distance,
+                                                position), jobs)
+    spread(lambda rows: kernels.sort_within(start[rows.start:rows.stop + 1], radius, distance, position), jobs)
+    return start, distance, position
 
 
-def _positions(allowed, items):
-    """Ascending positions of the items that ``allowed`` names; None for all."""
+def _operands(query, database):
+    """Query codes as words [Q, W], and the number of items of ``database``, which may be words already."""
+    check_codes(query, name="query codes")
+    nb, word = query.shape[1], _word(query.shape[1])
+    if isinstance(database, np.ndarray) and database.ndim == 2 and database.dtype in (np.uint16, np.uint32, np.uint64):
+        (words, items), word = database.shape, database.dtype
+        if words != -(-nb // word.itemsize):
+            raise InputError(f"query codes have {nb} bytes, database codes {words} words of {word.itemsize} bytes: "
+                             "they come from different code lengths")
+    else:
+        check_codes(database, name="database codes")
+        items = len(database)
+        if nb != database.shape[1]:
+            raise InputError(f"query codes have {nb} bytes, database codes {database.shape[1]}: "
+                             "they come from different code lengths")
+    if not len(query) or not items:
+        raise InputError(f"nothing to compare: {len(query)} query and {items} database codes")
+    return _read_only(np.ascontiguousarray(to_words(query, word).T)), items
+
+
+def _pieces(database, least=0):
+    """Yield (position of the first item, words) of consecutive pieces; the whole where that takes no copy."""
+    if database.dtype != np.uint8:
+        yield 0, _read_only(np.ascontiguousarray(database))
+        return
+    items, nb = database.shape
+    step = items if _is_view(database, np.dtype(_word(nb)).itemsize) else max(_PIECE, least)
+    step += -step % kernels.GROUP
+    for start in range(0, items, step):
+        yield start, _read_only(prepare(database[start:start + step]))
+
+
+def _read_only(array):
+    """A view that cannot be written: numba compiles a kernel anew for every kind of array."""
+    view = array.view(np.ndarray)
+    view.flags.writeable = False
+    return view
+
+
+def _allowed(allowed, items):
+    """(a bit per item, uint64 [ceil(items / 64)], or empty for all; the number of items that ``allowed`` names)."""
     if allowed is None:
-        return None
+        return _read_only(np.empty(0, np.uint64)), items
     allowed = np.asarray(allowed)
     if allowed.ndim != 1 or allowed.dtype.kind not in "biu" and allowed.size:
         raise InputError(f"allowed items must be a mask or whole positions, got {allowed.dtype} {list(allowed.shape)}")
-    if allowed.dtype.kind == "b":
-        if len(allowed) != items:
-            raise InputError(f"the mask of allowed items has {len(allowed)} entries, the database {items}")
-        return np.flatnonzero(allowed)
-    if allowed.size and (allowed.min() < 0 or allowed.max() >= items):
-        raise InputError(f"allowed positions must lie from 0 to {items - 1}, found {allowed.min()} to {allowed.max()}")
-    return np.unique(allowed).astype(np.int64)
+    if allowed.dtype.kind != "b":
+        if allowed.size and (allowed.min() < 0 or allowed.max() >= items):
+            raise InputError(f"allowed positions must lie from 0 to {items - 1}, found {allowed.min()} to "
+                             f"{allowed.max()}")
+        positions, allowed = allowed.astype(np.int64), np.zeros(items, bool)
+        allowed[positions] = True
+    if len(allowed) != items:
+        raise InputError(f"the mask of allowed items has {len(allowed)} entries, the database {items}")
+    bits = np.zeros(-(-items // 64) * 8, np.uint8)
+    bits[:-(-items // 8)] = np.packbits(allowed, bitorder="little")
+    return _read_only(bits.view("<u8").astype(np.uint64, copy=False)), int(np.count_nonzero(allowed))
+
+
+def _parts(codes, items, k):
+    """Into how many parts to divide the database, so that a few queries use all threads too."""
+    if len(codes) >= compiled.threads() or 16 * k > items:
+        return 1
+    return max(1, min(compiled.threads() // len(codes), items * codes.shape[1] * codes.itemsize // _PART))
+
+
+def _merge(found, distance, position):
+    """One ranking of those of the parts [P, Q, k]."""
+    k = distance.shape[2]
+    best = np.empty(distance.shape[1:], np.int32), np.empty(distance.shape[1:], np.int64)
+    for q in range(distance.shape[1]):
+        near, at = (np.concatenate([part[q, :n] for part, n in zip(values, found[:, q])])
+                    for values in (distance, position))
+        order = np.lexsort((at, near))[:k]
+        best[0][q], best[1][q] = near[order], at[order]
+    return best

@@ -14,18 +14,20 @@ definitions circulate; ``ap`` names one:
 
 A query whose sum is empty counts as 0 (``no_hit="zero"``) or is left out of the mean (``"skip"``, thuml).
 
-The counting passes are numba kernels. numba's cache on disk watches this file only: after a change of ``popcount`` or
-``TILE`` in ``hamming.py`` touch this file too.
+The counting passes are numba kernels.
 """
 import numpy as np
 
 from utils.errors import InputError
-from utils.retrieval.hamming import TILE, call, check_codes, in_blocks, kernel, popcount, prepare
+from utils.retrieval.compiled import blocks, kernel, spread
+from utils.retrieval.hamming import check_codes, to_words
+from utils.retrieval.kernels import popcount
 
 AP = ("hits", "min", "first_hits")
 NO_HIT = ("zero", "skip")
 _HITS, _MIN, _FIRST_HITS = range(3)
 TIES = "stable (database order)"
+TILE = 1024  # items at a time: codes, labels and distances of a tile stay in the first-level cache
 _CHUNK = 1024  # queries whose distance counts are held at once
 _GROUP = 16  # queries that a tile of the database meets in turn
 
@@ -156,7 +158,7 @@ def _check(query, database, query_labels, database_labels, bits):
         check_codes(codes, bits, f"{name} codes")
         if not len(codes):
             raise InputError(f"the {name} is empty: nothing to evaluate")
-    words = [prepare(query), prepare(database)]
+    words = [to_words(query), to_words(database)]
     for name, labels, codes in ("query", query_labels, query), ("database", database_labels, database):
         if labels is None:
             raise InputError(f"the {name} has no labels: relevance, and so mAP, is not defined without them")
@@ -168,7 +170,7 @@ def _check(query, database, query_labels, database_labels, bits):
             raise InputError(f"the {name} has {len(codes)} codes but {len(labels)} rows of labels")
         if labels.dtype.kind != "b" and (labels.min() < 0 or labels.max() > 1):
             raise InputError(f"{name} labels must be 0 or 1, found {labels.min()} to {labels.max()}")
-        words.append(prepare(np.packbits(labels, axis=1)))
+        words.append(to_words(np.packbits(labels, axis=1)))
     if np.shape(query_labels)[1] != np.shape(database_labels)[1]:
         raise InputError(f"query labels have {np.shape(query_labels)[1]} classes, database labels "
                          f"{np.shape(database_labels)[1]}")
@@ -187,8 +189,8 @@ def _chunks(data, bits, k, mode, ranks):
         q = stop - start
         out = {"ap": np.zeros(q), "hits": np.zeros((q, len(ranks)), np.int64),
                "items": np.zeros((q, bits + 1), np.int64), "relevant": np.zeros((q, bits + 1), np.int64)}
-        in_blocks(lambda first, last: call(_rank, codes, database, labels, database_labels, first, last, k, mode,
-                                           ranks, out["ap"], out["hits"], out["items"], out["relevant"]), q)
+        spread(lambda rows: _rank(codes, database, labels, database_labels, rows.start, rows.stop, k, mode, ranks,
+                                  out["ap"], out["hits"], out["items"], out["relevant"]), blocks(q))
         yield out
 
 
@@ -200,8 +202,8 @@ def _tie_values(items, relevant, k, ap):
     high = np.concatenate([[0.0], np.cumsum(inverse)])
     step = high[1:] - high[:-1]
     low = np.concatenate([[0.0], np.cumsum((high[:-1] - (high[1:] - step)) + (inverse - step))])
-    in_blocks(lambda first, last: call(_ties, items, relevant, first, last, k, AP.index(ap), high, low, values, bounds),
-              len(items))
+    spread(lambda rows: _ties(items, relevant, rows.start, rows.stop, k, AP.index(ap), high, low, values, bounds),
+           blocks(len(items)))
     return values, bounds
 
 
