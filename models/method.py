@@ -129,7 +129,7 @@ class HashMethod(nn.Layer):
         """Set the settings and the backbone, then call ``build``.
 
         Args:
-            backbone: models.backbones.networks.Backbone.
+            backbone: models.backbones.backbone.Backbone.
             bits: code length.
             facts: DataFacts.
             feature_norm: one of ``FeatureNorm.KINDS``.

@@ -7,6 +7,7 @@ data, so the recipe is that project's own: HashNet on COCO, the centre 224 of 25
 import numpy as np
 import paddle
 
+from models.backbones.adapt import ALEXNET_SIZES
 from models.hashnet import HashNet
 from utils.config import RECIPE
 from utils.errors import InputError
@@ -65,11 +66,11 @@ def write_whole_model(method, path):
         InputError: a network that its code cannot build: not AlexNet at 224 pixels below one linear hash layer.
     """
     state = {key: value for key, value in method.state_dict().items() if not key.startswith(method.training_state)}
-    if set(state) != set(_NAMES.values()) or method.backbone.image_size != RECIPE["crop_size"].default:
-        raise InputError(f"paddle_hashnet has AlexNet at {RECIPE['crop_size'].default} pixels below one linear hash "
-                         f"layer, and this is method {method.name} on {method.backbone.name} at "
-                         f"{getattr(method.backbone, 'image_size', 'no')} pixels; such a model cannot be written in "
-                         "its layout")
+    size = getattr(method.backbone, "image_size", 0)
+    if set(state) != set(_NAMES.values()) or size not in ALEXNET_SIZES:
+        raise InputError(f"paddle_hashnet has AlexNet at 224 pixels below one linear hash layer, and this is method "
+                         f"{method.name} on {method.backbone.name}" + (f" at {size} pixels" if size else "")
+                         + "; such a model cannot be written in its layout")
     with atomic_path(path) as temporary, paddle.no_grad():
         paddle.save({theirs: paddle.to_tensor(np.asarray(state[own].numpy())) for theirs, own in _NAMES.items()},
                     temporary, protocol=2)

@@ -8,9 +8,9 @@ import paddle
 import pytest
 from paddle import nn
 
-from models.backbones import networks as backbones
+from models.backbones import wheel
 from models.backbones.build import build_backbone
-from models.backbones.networks import list_backbones
+from models.backbones.wheel import list_backbones
 from utils.errors import InputError
 
 TINY = "ViT:patch=16,dim=32,depth=2,heads=4,mlp=2"
@@ -37,15 +37,32 @@ def test_the_real_paddleclas_is_left_alone():
     assert "paddleclas" not in sys.modules and "ppcls" not in sys.modules
 
 
-@pytest.mark.parametrize("wrong, near", [("ResNet5O", "ResNet50"), ("alexnt", "AlexNet"),
-                                         ("Vit_base_patch16", "ViT_base")])
-def test_a_wrong_name_gets_the_nearest_one(wrong, near):
-    with pytest.raises(InputError, match=near):
+@pytest.mark.parametrize("wrong, near", [
+    ("ResNet5O", "ResNet50"), ("alexnt", "AlexNet"), ("Vit_base_patch16", "ViT_base_patch16_224"),
+    ("ViT-B_16", "ViT_base_patch16_224"), ("ViT-B/16", "ViT_base_patch16_224"), ("vit_b_16", "ViT_base_patch16_224"),
+    ("ViT-L_32", "ViT_large_patch32_384"), ("google/vit-base-patch16-224", "ViT_base_patch16_224"),
+    ("resnet-50", "ResNet50"), ("RESNET_101", "ResNet101"), ("vgg16_bn", "VGG16"), ("alex-net", "AlexNet"),
+    ("swin_t", "SwinTransformer_tiny_patch4_window7_224"), ("swinv2_b", "SwinTransformerV2_base_patch4_window8_256"),
+    ("convnext-tiny", "ConvNeXt_tiny"), ("deit_s", "DeiT_small_patch16_224"), ("squeezenet1.1", "SqueezeNet1_1"),
+    ("efficientnet_b0", "EfficientNetB0"), ("mobilenet_v2", "MobileNetV2"), ("densenet-121", "DenseNet121"),
+    ("inception_v3", "InceptionV3"), ("resnext50-32x4d", "ResNeXt50_32x4d"), ("resnet", "ResNet18"),
+    ("conv-net", "ConvNet"), ("VGG", "VGG")])
+def test_a_wrong_name_gets_the_nearest_one_first(wrong, near):
+    with pytest.raises(InputError, match=f"did you mean {near}"):
         build(wrong)
 
 
+def test_a_name_like_nothing_gets_no_hint():
+    with pytest.raises(InputError) as caught:
+        build("qqqq")
+    assert "did you mean" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["", "no such network", "AlexNet:foo=1", "ViT:dim=33", "ViT:depth=0", "ViT:colour=2",
-                                  "precomputed", "precomputed:x", "precomputed:0"])
+                                  "precomputed", "precomputed:x", "precomputed:0", "precomputed:5,6", "precomputed:²",
+                                  "ConvNet:width=²", "ConvNet:width=9999999999", "ViT:dim=²", "ViT:mlp=0", "ViT:mlp=x",
+                                  "ViT:mlp=1.01", "ViT:mlp=1e9", "ViT:mlp=-1", "ViT:mlp=", "ViT:mlp_width=0",
+                                  "ViT:mlp=2,mlp_width=64", "ViT:mlp=nan", "ViT:mlp=9999999"])
 def test_bad_names_and_options_are_one_line(name):
     with pytest.raises(InputError) as caught:
         build(name)
@@ -65,6 +82,23 @@ def test_the_full_name_builds_the_same_network(name):
     second.set_state_dict(first.state_dict())
     first.eval(), second.eval()
     assert np.array_equal(first(pictures(64)).numpy(), second(pictures(64)).numpy())
+
+
+@pytest.mark.parametrize("option, width, name", [
+    ("mlp=2", 64, "mlp=2"), ("mlp=1.5", 48, "mlp_width=48"), ("mlp_width=50", 50, "mlp_width=50"),
+    ("mlp_width=64", 64, "mlp=2"), ("mlp_width=1", 1, "mlp_width=1"), ("mlp=0.5", 16, "mlp_width=16")])
+def test_the_mlp_of_a_vision_transformer_has_any_width(option, width, name):
+    backbone = build(f"ViT:dim=32,depth=1,{option}", 32)
+    assert backbone.net.blocks[0].mlp.fc1.weight.shape == [32, width]
+    assert backbone.name == f"ViT:patch=16,dim=32,depth=1,heads=4,{name}"
+    assert build(backbone.name, 32).name == backbone.name
+
+
+@pytest.mark.parametrize("dim", [7, 49, 130])
+def test_every_width_is_met_exactly(dim):
+    for width in (1, dim - 1, dim + 1, 3 * dim - 1, 4 * dim):
+        backbone = build(f"ViT:dim={dim},heads=1,depth=1,mlp_width={width}", 16)
+        assert backbone.net.blocks[0].mlp.fc1.weight.shape[1] == width
 
 
 # the cut --------------------------------------------------------------------------------------
@@ -100,7 +134,7 @@ def test_the_removed_classifier_on_our_features_gives_the_networks_scores(name, 
     backbone = build(name)
     paddle.seed(3)
     with paddle.utils.unique_name.guard(f"full_{name}."):
-        full = backbones._factories()[name]()
+        full = wheel.factories()[name]()
     backbone.eval(), full.eval()
     x = pictures(64)
     np.testing.assert_allclose(getattr(full, head)(backbone(x)).numpy(), full(x).numpy(), rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 from paddle import nn
 
 from models.backbones.build import build_backbone
-from models.backbones.networks import Precomputed
+from models.backbones.precomputed import Precomputed
 from models.djsrh import DJSRH, joint_affinity, reconstruction
 from models.method import DataFacts
 from tests.tiny import leaf, near, near_gradient

@@ -14,10 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from models.backbones import networks as backbones
-from models.backbones import pretrained
+from models.backbones import build as building
+from models.backbones import download, wheel
 from models.backbones.build import build_backbone
-from models.backbones.pretrained import load_into, resize_grid
+from models.backbones.pretrained import load_into
+from models.backbones.renames import without_prefixes
+from models.backbones.vit import resize_grid
+from tests.test_paddle_hashnet import layout as paddle_hashnet_layout
 from tests.torch_format import write_torch
 from utils.errors import InputError
 
@@ -95,6 +98,56 @@ def test_vgg_by_torchvisions_names(tmp_path, kind):
     np.testing.assert_allclose(ours(pictures(64)).numpy(), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
+PREFIXES = ["module.", "_orig_mod.", "backbone.", "encoder_q.", "module.encoder_q.", "_orig_mod.module.backbone.",
+            "module._orig_mod.", "module.backbone._orig_mod."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_of_training_code_are_taken_away(tmp_path, prefix):
+    name = "ViT:patch=16,dim=16,depth=1,heads=2"
+    first = shaken(build(name, 48))
+    arrays = {prefix + key: value for key, value in as_torch(first.net).items()}
+    if "encoder_q" in prefix:   # MoCo: the momentum encoder and its queue lie beside
+        arrays.update({key.replace("encoder_q", "encoder_k"): value + 1 for key, value in arrays.items()})
+        arrays.update({prefix.split("encoder_q")[0] + "queue": np.zeros((2, 3), "float32")})
+    if "backbone." in prefix:
+        arrays.update({prefix.split("backbone")[0] + "head.mlp.weight": np.zeros((2, 3), "float32")})
+    write_torch(tmp_path / "w.pth", {"state_dict": arrays, "best_acc1": np.zeros(1, "float32"), "epoch": 1})
+    other = build(name, 48, weights=tmp_path / "w.pth")
+    assert np.array_equal(first(pictures(48)).numpy(), other(pictures(48)).numpy())
+
+
+def test_a_student_and_a_teacher_as_a_backbone(tmp_path):
+    name = "ViT:patch=16,dim=16,depth=1,heads=2"
+    first = shaken(build(name, 48))
+    teacher = {f"module.backbone.{key}": value for key, value in as_torch(first.net).items()}
+    student = {key: np.zeros_like(value) for key, value in teacher.items()}
+    write_torch(tmp_path / "w.pth", {"student": student, "teacher": teacher})
+    with pytest.raises(InputError, match="::teacher"):
+        build(name, 48, weights=tmp_path / "w.pth")
+    other = build(name, 48, weights=f"{tmp_path}/w.pth::teacher")
+    assert np.array_equal(first(pictures(48)).numpy(), other(pictures(48)).numpy())
+
+
+def test_a_name_of_the_network_that_looks_like_a_prefix_is_kept():
+    arrays = {"backbone.conv.weight": 1, "backbone.module.weight": 2}
+    assert without_prefixes(arrays, ["backbone.conv.weight"]) == arrays
+    assert without_prefixes(arrays, ["conv.weight"]) == {"conv.weight": 1, "module.weight": 2}
+
+
+def test_the_backbone_of_a_whole_model_of_paddle_hashnet(tmp_path):
+    arrays = paddle_hashnet_layout()
+    paddle.save(arrays, str(tmp_path / "weights_16.pdparams"))
+    backbone = build("AlexNet", 224, weights=tmp_path / "weights_16.pdparams")
+    assert np.array_equal(backbone.net._fc7.weight.numpy(), arrays["classifier_plus.4.weight"])
+
+
+def test_a_checkpoint_of_ours_is_no_weight_file(tmp_path):
+    save_file({"model/backbone.net.norm.weight": np.ones(8, "float32")}, str(tmp_path / "best.safetensors"))
+    with pytest.raises(InputError, match="--pretrained"):
+        build("ViT:dim=8,heads=1,depth=1", 32, weights=tmp_path / "best.safetensors")
+
+
 def test_vit_by_torch_names_of_the_same_spelling(tmp_path):
     name = "ViT:patch=16,dim=16,depth=1,heads=2"
     first = shaken(build(name, 48))
@@ -105,7 +158,7 @@ def test_vit_by_torch_names_of_the_same_spelling(tmp_path):
 
 def full_network(name):
     with paddle.utils.unique_name.guard(""):
-        return backbones._factories()[name]()
+        return wheel.factories()[name]()
 
 
 @pytest.mark.parametrize("name, size, fc7", [("AlexNet", 224, "_fc7"),
@@ -196,7 +249,7 @@ def golden_vit(vectors, path, size):
     _, heads, _ = vectors["Transformer/encoderblock_0/MultiHeadDotProductAttention_1/query/kernel"].shape
     hidden = vectors["Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel"].shape[1]
     depth = len({key.split("/")[1] for key in vectors.files if key.startswith("Transformer/encoderblock_")})
-    return build(f"ViT:patch={patch},dim={dim},depth={depth},heads={heads},mlp={hidden // dim}", size, weights=path)
+    return build(f"ViT:patch={patch},dim={dim},depth={depth},heads={heads},mlp_width={hidden}", size, weights=path)
 
 
 def test_golden_vit_from_googles_npz(golden, tmp_path):
@@ -280,14 +333,14 @@ def test_a_google_file_with_a_hole_is_one_line(tmp_path):
 # download -------------------------------------------------------------------------------------
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "DOWNLOAD_FOLDER", str(tmp_path / "home"))
+    monkeypatch.setattr(download, "DOWNLOAD_FOLDER", str(tmp_path / "home"))
     return tmp_path / "home"
 
 
 def test_a_failed_download_names_the_file_and_the_flags(home, monkeypatch):
     def refuse(url, timeout):
         raise urllib.error.URLError("no network")
-    monkeypatch.setattr(pretrained.urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(download.urllib.request, "urlopen", refuse)
     with pytest.raises(InputError) as caught:
         build_backbone("SqueezeNet1_1", image_size=64)
     text = str(caught.value)
@@ -304,7 +357,7 @@ def test_what_has_no_published_weights_says_so(home, name):
 
 
 def test_no_pretrained_and_own_weights_do_not_touch_the_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(pretrained, "download", lambda backbone: pytest.fail("download was tried"))
+    monkeypatch.setattr(building, "download", lambda backbone: pytest.fail("download was tried"))
     paddle.save(tiny_state(), str(tmp_path / "w.pdparams"))
     build_backbone("SqueezeNet1_1", pretrained=False, image_size=64)
     build_backbone("ViT:dim=8,heads=1,depth=1", weights=tmp_path / "w.pdparams", image_size=32)
@@ -332,11 +385,11 @@ def test_download_from_a_server_once(home, tmp_path, monkeypatch):
     try:
         address = f"http://127.0.0.1:{server.server_port}"
         for bad in ("gone", "short"):
-            monkeypatch.setattr(pretrained, "weights_url", lambda name: f"{address}/{bad}/w.pdparams")
+            monkeypatch.setattr(download, "weights_url", lambda name: f"{address}/{bad}/w.pdparams")
             with pytest.raises(InputError, match=f"fetch {address}/{bad}/w.pdparams"):
                 build_backbone("SqueezeNet1_1", image_size=64)
             assert not home.exists() or not os.listdir(home)
-        monkeypatch.setattr(pretrained, "weights_url", lambda name: f"{address}/good/w.pdparams")
+        monkeypatch.setattr(download, "weights_url", lambda name: f"{address}/good/w.pdparams")
         for _ in range(2):
             got = build_backbone("SqueezeNet1_1", image_size=64)
             got.eval()

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from models.backbones.build import build_backbone
-from models.backbones.networks import Precomputed
+from models.backbones.precomputed import Precomputed
 from models.method import DataFacts
 from models.wch import WCH, balance, mutual_attention, patch_similarity, patch_weights, pool_tokens, weighted_contrast
 from tests.tiny import leaf, near, near_gradient

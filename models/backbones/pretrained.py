@@ -1,184 +1,9 @@
-"""Put a weight file into a backbone, whoever wrote it.
-
-What is understood (the content decides, see models/backbones/weight_files.py for the file formats):
-
-* PaddleClas names, any architecture; paddle.vision's AlexNet, SqueezeNet, VGG and ResNet.
-* torchvision names: AlexNet, VGG11/13/16/19, ResNet18..152, SqueezeNet 1.0 and 1.1. Where torchvision's
-  network differs in structure the backbone is changed to it (``Backbone.as_torchvision``).
-* Google's ViT ``.npz`` (ViT-B_16.npz ...), and torch files whose names agree with PaddleClas' (timm ViT and DeiT).
-
-Dropout convention of AlexNet and VGG: PaddleClas and paddle.vision (AlexNet) train with dropout that multiplies by
-0.5 in evaluation, torchvision with dropout that multiplies by 2 in training. The names tell which it is: files with
-PaddleClas names are of the first kind, and the weights behind a dropout are halved; ours is the second kind.
-"""
-import os
-import re
-import shutil
-import urllib.error
-import urllib.request
-
+"""Put a weight file into a backbone, whoever wrote it."""
 import numpy as np
-from paddle import nn
 
-from models.backbones.networks import is_vit, weights_url
+from models.backbones.renames import to_own
 from models.backbones.weight_files import read_weights
 from utils.errors import InputError
-from utils.files import atomic_path
-
-DOWNLOAD_FOLDER = os.path.join("~", ".paddleclas", "weights")   # PaddleClas' own place
-DOWNLOAD_TIMEOUT = 15   # seconds without an answer
-# layers whose input PaddleClas halves in evaluation
-_HALVED = {"AlexNetDY": ("_fc6", "_fc7"), "VGGNet": ("fc2",)}
-
-
-# names ----------------------------------------------------------------------------------------
-def _rename(arrays, table):
-    """Rename ``module.parameter`` by a dict module -> module; others stay."""
-    out = {}
-    for key, value in arrays.items():
-        module, _, parameter = key.rpartition(".")
-        out[f"{table[module]}.{parameter}" if module in table else key] = value
-    return out
-
-
-def _from_alexnet(arrays, net):
-    return _rename(arrays, {"features.0": "_conv1._conv", "features.3": "_conv2._conv", "features.6": "_conv3",
-                            "features.8": "_conv4", "features.10": "_conv5._conv",
-                            "classifier.1": "_fc6", "classifier.4": "_fc7", "classifier.6": "_fc8"})
-
-
-def _from_vgg(arrays, net):
-    own = [name for name, layer in net.named_sublayers() if isinstance(layer, nn.Conv2D)]
-    theirs = sorted({int(key.split(".")[1]) for key, value in arrays.items()
-                     if re.fullmatch(r"features\.\d+\.weight", key) and value.ndim == 4})
-    table = {f"features.{number}": name for number, name in zip(theirs, own)}
-    return _rename(arrays, {**table, "classifier.0": "fc1", "classifier.3": "fc2", "classifier.6": "fc3"})
-
-
-def _from_resnet(arrays, net):
-    counts = {}   # blocks of each stage, in the file
-    for key in arrays:
-        found = re.match(r"layer(\d)\.(\d+)\.", key)
-        if found:
-            stage, block = map(int, found.groups())
-            counts[stage] = max(counts.get(stage, 0), block + 1)
-    table = {"conv1": "stem.0.conv", "bn1": "stem.0.bn"}
-    for stage, count in counts.items():
-        before = sum(counts[s] for s in counts if s < stage)
-        for block in range(count):
-            theirs, own = f"layer{stage}.{block}", f"blocks.{before + block}"
-            for part in (1, 2, 3):
-                table[f"{theirs}.conv{part}"] = f"{own}.conv{part - 1}.conv"
-                table[f"{theirs}.bn{part}"] = f"{own}.conv{part - 1}.bn"
-            table[f"{theirs}.downsample.0"] = f"{own}.short.conv"
-            table[f"{theirs}.downsample.1"] = f"{own}.short.bn"
-    return _rename(arrays, table)
-
-
-def _from_squeezenet(arrays, net):
-    arrays = {key: value for key, value in arrays.items() if not key.startswith("caffe_bgr.")}
-    fires = sorted({int(key.split(".")[1]) for key in arrays if re.match(r"features\.\d+\.squeeze\.", key)})
-    table = {"features.0": "_conv", "classifier.1": "_conv9"}
-    for number, fire in enumerate(fires, 1):
-        table[f"features.{fire}.squeeze"] = f"_conv{number}._conv._conv"
-        table[f"features.{fire}.expand1x1"] = f"_conv{number}._conv_path1._conv"
-        table[f"features.{fire}.expand3x3"] = f"_conv{number}._conv_path2._conv"
-    return _rename(arrays, table)
-
-
-# class of PaddleClas -> (a key that only torchvision's naming has, renaming)
-_TORCHVISION = {"AlexNetDY": ("features.0.weight", _from_alexnet), "VGGNet": ("features.0.weight", _from_vgg),
-                "ResNet": ("layer1.0.conv1.weight", _from_resnet),
-                "SqueezeNet": ("features.3.squeeze.weight", _from_squeezenet)}
-
-
-def _from_google_vit(arrays, net):
-    """Google's names and layouts (Dense [in, out], heads apart, HWIO convolution) -> PaddleClas ViT."""
-    table = {"cls_token": arrays["cls"], "pos_embed": arrays["Transformer/posembed_input/pos_embedding"],
-             "patch_embed.proj.weight": arrays["embedding/kernel"].transpose(3, 2, 0, 1),
-             "patch_embed.proj.bias": arrays["embedding/bias"],
-             "norm.weight": arrays["Transformer/encoder_norm/scale"],
-             "norm.bias": arrays["Transformer/encoder_norm/bias"]}
-    depth = len({key.split("/")[1] for key in arrays if key.startswith("Transformer/encoderblock_")})
-    for number in range(depth):
-        theirs, own = f"Transformer/encoderblock_{number}/", f"blocks.{number}."
-        attention = theirs + "MultiHeadDotProductAttention_1/"
-        dim = arrays[attention + "query/kernel"].shape[0]
-        parts = ("query", "key", "value")
-        table[own + "attn.qkv.weight"] = np.concatenate(
-            [arrays[f"{attention}{part}/kernel"].reshape(dim, -1) for part in parts], axis=1)
-        table[own + "attn.qkv.bias"] = np.concatenate([arrays[f"{attention}{part}/bias"].ravel() for part in parts])
-        table[own + "attn.proj.weight"] = arrays[attention + "out/kernel"].reshape(-1, dim)
-        table[own + "attn.proj.bias"] = arrays[attention + "out/bias"]
-        for theirs_norm, own_norm in (("LayerNorm_0", "norm1"), ("LayerNorm_2", "norm2")):
-            table[f"{own}{own_norm}.weight"] = arrays[f"{theirs}{theirs_norm}/scale"]
-            table[f"{own}{own_norm}.bias"] = arrays[f"{theirs}{theirs_norm}/bias"]
-        for layer in (0, 1):
-            table[f"{own}mlp.fc{layer + 1}.weight"] = arrays[f"{theirs}MlpBlock_3/Dense_{layer}/kernel"]
-            table[f"{own}mlp.fc{layer + 1}.bias"] = arrays[f"{theirs}MlpBlock_3/Dense_{layer}/bias"]
-    return table
-
-
-# values ---------------------------------------------------------------------------------------
-def resize_grid(grid, size):
-    """Bilinear resize of [h, w, C] to [size, size, C] with aligned corners (scipy.ndimage.zoom of order 1)."""
-    def weights(old):
-        at = np.linspace(0, old - 1, size) if size > 1 else np.zeros(1)
-        return np.maximum(0, 1 - np.abs(at[:, None] - np.arange(old)[None, :]))   # [size, old]
-    rows, columns = weights(grid.shape[0]), weights(grid.shape[1])
-    return np.einsum("ia,jb,abc->ijc", rows, columns, grid.astype("float64"))
-
-
-def resize_position_embedding(embedding, tokens, extra=1):
-    """Position embedding [1, extra + old, D] for another number of patches: [1, tokens, D].
-
-    The rows of the ``extra`` (class, distillation) tokens are kept, the square grid is resized.
-    """
-    old, new = (int(round(max(0, count - extra) ** 0.5)) for count in (embedding.shape[1], tokens))
-    if embedding.shape[1] == tokens or old * old + extra != embedding.shape[1] or not new:
-        return embedding    # nothing to do, or no square grid: the shapes will be compared
-    grid = resize_grid(embedding[0, extra:].reshape(old, old, -1), new).reshape(new * new, -1)
-    return np.concatenate([embedding[:, :extra], grid[None].astype(embedding.dtype)], axis=1)
-
-
-def _torch_details(arrays, net):
-    """torch's names of batch statistics, its counters, and its [out, in] Linear weights -> Paddle's."""
-    ends = {".running_mean": "._mean", ".running_var": "._variance"}
-    out = {}
-    for key, value in arrays.items():
-        for theirs, own in ends.items():
-            key = key[:-len(theirs)] + own if key.endswith(theirs) else key
-        if not key.endswith("num_batches_tracked"):
-            out[key] = value
-    linear = {f"{name}.weight": list(layer.weight.shape) for name, layer in net.named_sublayers()
-              if isinstance(layer, nn.Linear)}
-    both = {key: shape for key, shape in linear.items() if key in out and out[key].ndim == 2}
-    # a square matrix does not show its layout: the file's other matrices decide for it
-    if any(shape != list(out[key].shape) and shape == list(out[key].shape[::-1]) for key, shape in both.items()):
-        out.update({key: out[key].T for key in both})
-    return out
-
-
-def _to_own(arrays, backbone):
-    """Arrays of any known origin -> arrays by the names of ``backbone.net``; may change its structure."""
-    net, kind = backbone.net, type(backbone.net).__name__
-    if all(key.startswith("module.") for key in arrays):   # torch.nn.DataParallel
-        arrays = {key[len("module."):]: value for key, value in arrays.items()}
-    if is_vit(net) and "embedding/kernel" in arrays:
-        arrays = _from_google_vit(arrays, net)
-    mark, rename = _TORCHVISION.get(kind, (None, None))
-    if mark in arrays:
-        backbone.as_torchvision()
-        arrays = _torch_details(rename(arrays, net), net)
-    else:
-        arrays = _torch_details(arrays, net)
-        for layer in _HALVED.get(kind, ()):
-            if f"{layer}.weight" in arrays:
-                arrays[f"{layer}.weight"] = arrays[f"{layer}.weight"] * np.float32(0.5)
-    if is_vit(net) and "pos_embed" in arrays:
-        extra = net.pos_embed.shape[1] - net.patch_embed.num_patches
-        arrays["pos_embed"] = resize_position_embedding(arrays["pos_embed"], net.pos_embed.shape[1], extra)
-    return arrays
 
 
 def _name_some(keys):
@@ -189,7 +14,7 @@ def load_into(backbone, path, extra_ok=False):
     """Load a weight file into a backbone; every weight but the removed classifier's must be there and fit.
 
     Args:
-        backbone: models.backbones.networks.Backbone; its structure and name may change, see ``as_torchvision``.
+        backbone: models.backbones.backbone.Backbone; its structure and name may change, see ``as_torchvision``.
         path: a file that ``read_weights`` reads.
         extra_ok: let names that the network does not have pass (files of the architecture's own publisher).
 
@@ -197,8 +22,10 @@ def load_into(backbone, path, extra_ok=False):
         InputError: unreadable file; missing, unexpected or mismatched weights (named).
     """
     arrays = read_weights(path)
+    if any(key.startswith("model/") for key in arrays):
+        raise InputError(f"{path} is a checkpoint of a whole model of this project; give it to --pretrained")
     try:
-        arrays = _to_own(arrays, backbone)
+        arrays = to_own(arrays, backbone)
     except (KeyError, ValueError, IndexError) as error:
         raise InputError(f"{path} does not fit backbone {backbone.name}: {error} is missing or has another form")
     arrays = {key: value for key, value in arrays.items() if key not in backbone.classifier_keys}
@@ -213,32 +40,3 @@ def load_into(backbone, path, extra_ok=False):
         raise InputError(f"{path} does not fit backbone {backbone.name}: {'; '.join(faults)}")
     for key, value in state.items():
         value.set_value(np.ascontiguousarray(arrays[key], dtype=str(value.numpy().dtype)))
-
-
-# download -------------------------------------------------------------------------------------
-def download(backbone):
-    """Path of PaddleClas' ImageNet weights of a backbone, fetched on first use.
-
-    Raises:
-        InputError: there are none, or they cannot be fetched; names the address and the two flags.
-    """
-    base, _, option = backbone.name.partition(":")
-    url = None if option else weights_url(base)
-    ways = "give --backbone-weights FILE, or start from random weights with --no-pretrained"
-    if url is None:
-        raise InputError(f"there are no weights to download for backbone {backbone.name}; {ways}")
-    path = os.path.join(os.path.expanduser(DOWNLOAD_FOLDER), os.path.basename(url))
-    if os.path.exists(path):
-        return path
-    try:
-        with urllib.request.urlopen(url, timeout=DOWNLOAD_TIMEOUT) as answer, atomic_path(path) as temporary:
-            with open(temporary, "wb") as file:
-                shutil.copyfileobj(answer, file)
-                size = file.tell()
-            expected = answer.headers.get("Content-Length")
-            if expected and int(expected) != size:
-                raise urllib.error.URLError(f"it ended after {size} of {expected} bytes")
-    except (OSError, ValueError, InputError) as error:
-        raise InputError(f"cannot download the ImageNet weights of {backbone.name} "
-                         f"({getattr(error, 'reason', error)}): fetch {url} and {ways}") from error
-    return path
