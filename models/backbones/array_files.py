@@ -107,7 +107,7 @@ def open_zip(path):
 
 
 def read_npz(archive):
-    """dict name -> ndarray of an open zip file of ``.npy`` entries, in the file's order.
+    """dict name -> ndarray of an open zip file of ``.npy`` entries, in the file's order, without texts.
 
     Raises:
         ValueError: an entry that is no array of plain numbers, or whose shape does not fit its bytes.
@@ -116,6 +116,8 @@ def read_npz(archive):
     for info in archive.infolist():
         with archive.open(info) as entry:
             shape, fortran, dtype = _npy_header(entry, info.filename)
+            if dtype.kind in "US":
+                continue   # notes beside the weights
             data = entry.read(info.file_size - entry.tell())
         if dtype.kind not in "fiub" or math.prod(shape) * dtype.itemsize != len(data):
             raise ValueError(f"{info.filename} is no array of plain numbers, or its shape does not fit its bytes")
