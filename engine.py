@@ -6,6 +6,7 @@
 ``products``: result.json, code files, curves.
 """
 import dataclasses
+import functools
 import os
 import shutil
 from typing import Any, Optional
@@ -15,19 +16,20 @@ import paddle
 from models import METHODS, find_method
 from models.build import build_method, load_weights
 from models.checkpoint import open_checkpoint
+from models.encoder import LiveEncoder
 from models.method import DataFacts
 from utils.config import data_request, parse, write_recipe
 from utils.datasets import load_protocol
 from utils.errors import InputError
+from utils.retrieval.code_store import code_name
 from utils.text import Vectorizer, empty_rows
 from utils.training import checkpoint, trainer
 from utils.training.distributed import broadcast, is_main, world_size
-from utils.training.evaluator import Evaluator, describe, validation_splits
+from utils.training.evaluator import Evaluator, describe, save_curves, validation_splits
 from utils.training.features import FeatureSource
 from utils.training.logger import RunLog
 from utils.training.result import write_result
 from utils.training.seeding import derive, seed_everything
-from utils.transforms import recipe_spec
 
 CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")
 
@@ -56,7 +58,7 @@ def run(recipe, options, source):
     with paddle.utils.unique_name.guard():  # optimizer state is stored under parameter names
         job = prepare(recipe, options)
         log = open_log(job, source)
-        report = job.evaluator(job.method) if options["eval"] else train(job, log)
+        report = job.evaluator() if options["eval"] else train(job, log)
         if report is not None:
             for text in describe(report):
                 log.line(f"{job.protocol.query.name}: {text}")
@@ -132,15 +134,16 @@ def prepare(recipe, options):
     if options["pretrained"]:
         load_weights(method, start)
     features = FeatureSource(method, recipe, options, sum(map(len, protocol.splits)))
-    chooser = evaluator = Evaluator(protocol.query, protocol.database, recipe, options, recipe["topK"], features)
+    about = checkpoint.describe(recipe, dataclasses.asdict(facts), protocol, vectorizer)
+    encoder = functools.partial(LiveEncoder, method, about)
+    chooser = evaluator = Evaluator(encoder, protocol.query, protocol.database, recipe, options, features)
     training = None
     if not options["eval"]:
         if recipe["select"] == "val":
             splits = validation_splits(protocol.train, protocol.database, recipe["val_size"],
                                        derive(recipe["split_seed"], 3))
-            chooser = Evaluator(*splits, recipe, options, recipe["topK"], features)
+            chooser = Evaluator(encoder, *splits, recipe, options, features)
         training = trainer.start(method, protocol.train, recipe, options, features)
-    about = checkpoint.describe(recipe, dataclasses.asdict(facts), protocol, vectorizer)
     return Job(recipe, options, protocol, method, about, features, evaluator, chooser, training, notes)
 
 
@@ -261,7 +264,7 @@ def train(job, log):
         broadcast(job.method.state_dict().values())
         report = None
     if report is None or job.chooser is not job.evaluator:
-        report = job.evaluator(job.method)
+        report = job.evaluator()
     how = "the last, for there are no labels to choose by" if state["best_score"] is None else \
         f"selected by the {job.chooser.query.name} set"
     log.line(f"result of the best checkpoint: epoch {state['best_epoch']} of {state['epoch']}, {how}")
@@ -271,19 +274,17 @@ def train(job, log):
 # products -------------------------------------------------------------------------------
 def products(job, report, source):
     """Write result.json, the database's code files and, if asked for, the curves; returns the path of the first."""
-    recipe, folder, method = job.recipe, job.options["output_dir"], job.method
+    recipe, folder = job.recipe, job.options["output_dir"]
     state = job.training.state if job.training else None
     name = os.path.join(folder, "result.json")
-    write_result(name, recipe, job.protocol.record(), report, method.fingerprint(recipe_spec(recipe)),
+    write_result(name, recipe, job.protocol.record(), report, report["database"]["image"].fingerprint,
                  paddle.get_device(), state, source)
-    for modality in method.modalities:
-        tag = "" if modality == "image" else f"{modality}_"
-        job.evaluator.code_file(method, report, "database", modality, job.protocol.classes).save(
-            os.path.join(folder, f"database_{tag}{recipe['method']}_{recipe['bit']}.npz"))
+    for modality, codefile in report["database"].items():
+        codefile.save(os.path.join(folder, code_name(recipe["method"], recipe["bit"], modality)))
+    title = f"{recipe['method']}, {recipe['bit']} bits, {recipe['dataset']}"
     if job.options["curves"] and report["metrics"]:
-        job.evaluator.save_curves(report, folder, method.bits)
+        save_curves(report, folder, title)
     if job.options["curves"] and state:
         from utils.plots import save_history  # matplotlib is slow to import
-        save_history(os.path.join(folder, "training_curve"), state["history"],
-                     f"{recipe['method']}, {recipe['bit']} bits, {recipe['dataset']}")
+        save_history(os.path.join(folder, "training_curve"), state["history"], title)
     return name

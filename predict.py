@@ -8,6 +8,7 @@ python predict.py --model-dir output/model --text "red circle"          (cross-m
 """
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import sys
@@ -62,72 +63,32 @@ def parse(argv):
 
 
 # models ---------------------------------------------------------------------------------
-class Network:
-    """A checkpoint behind the interface of deploy.inference_python.predictor.Predictor."""
-
-    precision = "fp32"
-
-    def __init__(self, path, use_gpu=False, threads=None):
-        import paddle
-        from paddle.base import core
-
-        from models.build import load_method
-        from models.export import find_vectorizer, manifest
-        from utils.cpu import threads as usable_threads
-        from utils.transforms import recipe_spec
-        if use_gpu and not paddle.is_compiled_with_cuda():
-            raise InputError("no GPU: this Paddle is built without CUDA; use --use-gpu False")
-        paddle.set_device("gpu" if use_gpu else "cpu")
-        core.set_num_threads(threads or usable_threads())  # Paddle starts with one
-        self.method, meta = load_method(path)
-        self.manifest = manifest(self.method, meta, recipe_spec(meta["recipe"]))
-        self.vectorizer = find_vectorizer(meta, path) if "text" in self.manifest else None
-        self.bits, self.fingerprint = self.manifest["bits"], self.manifest["fingerprint"]
-
-    def _run(self, function, x):
-        import paddle
-        with paddle.no_grad():
-            return function(paddle.to_tensor(np.asarray(x, dtype="float32"))).numpy()
-
-    def encode(self, images):
-        """As Predictor.encode."""
-        return self._run(self.method.encode, images)
-
-    def encode_text(self, x):
-        """As Predictor.encode_text."""
-        if not self.manifest.get("text"):
-            raise InputError(f"method {self.method.name} reads images only; a text query needs a cross-modal model")
-        return self._run(self.method.encode_text, x)
-
-
-def open_model(options):
-    """(encoder, vectorizer or None) of --model-dir or --pretrained, checked against --method."""
+def open_encoder(options):
+    """The Encoder of --model-dir or --pretrained, checked against --method."""
     if not options.method:
         return _open(options)
     from models import find_method
     wanted = find_method(options.method).name  # before the checkpoint of a method from outside is read
-    encoder, vectorizer = _open(options)
+    encoder = _open(options)
     if wanted != encoder.manifest["method"]:
         raise InputError(f"--method {options.method}, but {options.model_dir or options.pretrained} is of method "
                          f"{encoder.manifest['method']}")
-    return encoder, vectorizer
+    return encoder
 
 
 def _open(options):
-    from deploy.inference_python.encode import open_vectorizer
-    from deploy.inference_python.predictor import Predictor, check_bits, read_manifest
+    from deploy.engines import open_with
+    from deploy.model_folder import check_bits
     if bool(options.model_dir) == bool(options.pretrained):
         raise InputError("give either --model-dir DIR (of export_model.py) or --pretrained CHECKPOINT")
     if options.model_dir:
-        check_bits(read_manifest(options.model_dir), options.bit, options.model_dir)
-        encoder = Predictor(options.model_dir, "gpu" if options.use_gpu else "cpu", options.threads, options.mkldnn,
-                            options.bf16)
-        return encoder, open_vectorizer(encoder.manifest, options.model_dir)
+        return open_with(options)
     if options.mkldnn or options.bf16:
         raise InputError("--mkldnn and --bf16 belong to exported models; give --model-dir")
-    encoder = Network(options.pretrained, options.use_gpu, options.threads)
+    from models.encoder import checkpoint_encoder
+    encoder = checkpoint_encoder(options.pretrained, options.use_gpu, options.threads)
     check_bits(encoder.manifest, options.bit, options.pretrained)
-    return encoder, encoder.vectorizer
+    return encoder
 
 
 # queries --------------------------------------------------------------------------------
@@ -167,16 +128,16 @@ def _find(name, roots, where):
                      "--data-path")
 
 
-def encode_queries(options, encoder, data, vectorizer):
+def encode_queries(options, encoder, data):
     """(names, relaxed codes float32 [Q, bits], the first few pictures or texts for the grid)."""
     if options.text is not None:
         if not encoder.manifest.get("text"):
             raise InputError(f"method {encoder.manifest['method']} reads images only; --text needs a cross-modal "
                              "model (djsrh)")
-        if vectorizer is None:
+        if encoder.vectorizer is None:
             raise InputError("this model has no vectorizer.json (it was trained on precomputed text features), so it "
                              "cannot read words")
-        row = np.asarray(vectorizer.transform([options.text]), dtype="float32")
+        row = np.asarray(encoder.vectorizer.transform([options.text]), dtype="float32")
         if not row.any():
             raise InputError(f"the model knows none of the words in {options.text!r}; try words of its training texts")
         return [options.text], encoder.encode_text(row), [options.text]
@@ -278,8 +239,11 @@ def run(options):
 
     With --gallery and no query the codes of the gallery are made or brought up to date, and that is all.
     """
+    from deploy.data import Data
     from deploy.index import ExactIndex
-    from deploy.inference_python.encode import Data, code_name, open_code_file
+    from utils.picture_loader import PictureLoader
+    from utils.retrieval.code_store import CodeStore
+    from utils.retrieval.encode import encode
     from utils.retrieval.hamming import pack
     if options.text is not None and options.img is not None:
         raise InputError("give --img or --text, not both")
@@ -288,7 +252,7 @@ def run(options):
     if options.gallery is not None and not os.path.exists(options.gallery) and "{" not in options.gallery:
         raise InputError(f"--gallery {options.gallery} does not exist; name a folder of pictures, a manifest (.csv, "
                          ".jsonl) or a list (.txt)")
-    encoder, vectorizer = open_model(options)
+    encoder = open_encoder(options)
     manifest = encoder.manifest
     if options.search == "text" and not manifest.get("text"):
         raise InputError(f"method {manifest['method']} has no text codes; --search text needs a cross-modal model")
@@ -297,14 +261,15 @@ def run(options):
     index_only = options.gallery is not None and options.img is None and options.text is None
     if data.gallery is not None and not index_only and options.img is None and options.text is None:
         raise InputError(f"{options.code_file} holds the codes of a gallery; ask with --img or --text")
-    names, relaxed, shown = ([], None, []) if index_only else encode_queries(options, encoder, data, vectorizer)
+    names, relaxed, shown = ([], None, []) if index_only else encode_queries(options, encoder, data)
 
     as_file = options.save_path.lower().endswith(ENDINGS)
     folder = os.path.dirname(options.save_path) if as_file else options.save_path
-    path = options.code_file or os.path.join(folder, code_name(
-        manifest, options.search, encoder.precision, "database" if data.gallery is None else "gallery"))
-    codefile = open_code_file(encoder, data, path, options.search, options.rebuild, options.gallery is not None,
-                              batch_size=options.batch_size, workers=options.workers, vectorizer=vectorizer)
+    store = CodeStore(encoder, data, functools.partial(
+        encode, on_broken="skip", load=PictureLoader(manifest["preprocess"], options.workers),
+        batch_size=options.batch_size))
+    path = options.code_file or os.path.join(folder, store.name(options.search))
+    codefile = store.open(path, options.search, options.rebuild, options.gallery is not None)
     if index_only:
         print(f"----- {len(codefile.ids)} items of {options.gallery} can be searched: --code-file {path} --img PICTURE")
         distance = position = ()

@@ -13,13 +13,16 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import numpy as np  # noqa: E402  (needs the path above)
 
+from deploy.differences import MARGIN, compare_random, describe, difference, random_inputs  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
+from utils.retrieval.code_store import code_file  # noqa: E402
+from utils.retrieval.encode import encode, need_codes  # noqa: E402
+from utils.retrieval.encoder import modalities  # noqa: E402
+from utils.retrieval.hamming import pack  # noqa: E402
+from utils.retrieval.score import labelled, prefix, score  # noqa: E402
 from utils.settings import Setting  # noqa: E402
 
-MARGIN = 1e-3  # of the largest |code|: bits of smaller codes may differ between engines
-RANDOM = 8  # random inputs of a comparison
-NOISE = "random inputs"
 GRAPH_FILES = (".json", ".pdmodel", ".pdiparams", ".onnx")
 
 
@@ -53,70 +56,48 @@ def parse(argv):
     return read_options(argv, "compare.py", "Compare two model folders of one network.", FLAGS)
 
 
-# codes ------------------------------------------------------------------------------------------
-def random_inputs(manifest, modality="image", seed=0):
-    """Random inputs float32 [RANDOM, ...] of a model: patches of colour of two sizes under noise, or sparse words."""
-    rng = np.random.default_rng(seed)
-    if modality == "text":
-        rows = rng.random([RANDOM, manifest["text"]["dim"]])
-        return np.where(rows < 0.8, 0, rows).astype("float32")
-    shape = manifest["image"]["input"]
-    x = rng.standard_normal([RANDOM, *shape])
-    if len(shape) == 3:
-        for cells in (2, 7):
-            size = -(-max(shape[1:]) // cells)
-            coarse = np.kron(rng.standard_normal([RANDOM, shape[0], cells, cells]), np.ones([1, 1, size, size]))
-            x = 0.5 * x + coarse[:, :, :shape[1], :shape[2]]
-    return x.astype("float32")
+class Pair:
+    """Two encoders of one network as one (utils/retrieval/encoder.py) whose codes stand side by side, [N, 2 bits].
+
+    So every picture is read once for both.
+    """
+
+    def __init__(self, reference, other):
+        self.encoders = reference, other
+        self.bits, self.manifest, self.vectorizer = 2 * reference.bits, reference.manifest, reference.vectorizer
+
+    def encode(self, images):
+        """Images -> relaxed codes of the first, then of the second."""
+        return np.hstack([encoder.encode(images) for encoder in self.encoders])
+
+    def encode_text(self, rows):
+        """Text features -> relaxed codes of the first, then of the second."""
+        return np.hstack([encoder.encode_text(rows) for encoder in self.encoders])
 
 
-def run(predictor, rows, modality="image"):
-    """Relaxed codes float32 [N, bits] of inputs."""
-    return predictor.encode_text(rows) if modality == "text" else predictor.encode(rows)
+def encode_splits(pair, splits, options):
+    """Both encoders' codes of splits.
 
-
-def both(reference, other, split, modality, options, vectorizer=None):
-    """Relaxed codes of a split from two engines; every picture is decoded once.
+    Args:
+        pair: Pair.
+        splits: dict role -> Split.
+        options: flags.
 
     Returns:
-        (float32 [n, bits], float32 [n, bits], positions of the n encoded items).
+        dict (role, modality) -> list of the two encoders' Encoded, relaxed.
+
+    Raises:
+        InputError: not one item of a split can be read.
     """
-    from deploy.inference_python.encode import batches, text_features
-    if modality == "text" or split.features is not None:
-        rows = text_features(split, vectorizer) if modality == "text" else np.asarray(split.features, dtype="float32")
-        size = options.batch_size
-        parts = [(range(i, min(i + size, len(split))), rows[i:i + size], []) for i in range(0, len(split), size)]
-    elif split.images is None:
-        raise InputError(f"the {split.name} split has no pictures; choose another --dataset")
-    else:
-        parts = batches(split, reference.manifest["preprocess"], options.batch_size, options.workers)
-    first, second, positions = [], [], []
-    for good, rows, _ in parts:
-        if len(good):
-            first.append(run(reference, rows, modality))
-            second.append(run(other, rows, modality))
-            positions += good
-    if not positions:
-        raise InputError(f"no picture of the {split.name} split can be read")
-    return np.concatenate(first), np.concatenate(second), np.asarray(positions)
-
-
-def difference(reference, other):
-    """How two engines' relaxed codes [N, bits] differ: a dict.
-
-    ``near_zero`` counts the codes of the reference within MARGIN of its largest |code| from zero, ``far_flips`` the
-    bits that differ although their code is not among them.
-    """
-    near = np.abs(reference) <= MARGIN * np.abs(reference).max()
-    flips = (reference >= 0) != (other >= 0)
-    return {"items": len(reference), "codes": reference.size, "near_zero": int(near.sum()), "flips": int(flips.sum()),
-            "far_flips": int((flips & ~near).sum()), "largest": float(np.abs(reference - other).max())}
-
-
-def say_difference(name, found):
-    print(f"----- {name}: {found['flips']} of {found['codes']} bits differ ({found['flips'] / found['codes']:.2%}), "
-          f"{found['far_flips']} of them farther than {MARGIN:g} from zero; {found['near_zero']} codes are nearer; "
-          f"largest difference {found['largest']:.2g}")
+    from utils.picture_loader import PictureLoader  # decoding is not always wanted, and cv2 takes its time
+    load = PictureLoader(pair.manifest["preprocess"], options.workers)
+    found = {}
+    for role, split in splits.items():
+        for modality in modalities(pair):
+            both = need_codes(encode(pair, split, modality, on_broken="skip", load=load,
+                                     batch_size=options.batch_size, relaxed=True), split)
+            found[role, modality] = [both._replace(codes=codes) for codes in np.split(both.codes, 2, axis=1)]
+    return found
 
 
 # the whole --------------------------------------------------------------------------------------
@@ -131,7 +112,7 @@ def check_pair(reference, other, folders):
         raise InputError(f"{folders[1]} and {folders[0]} have other bits or preprocessing; convert the model again")
 
 
-def splits(data, options):
+def splits_to_compare(data, options):
     """dict role -> Split to compare on; empty (and said so) where the model's own data set is not at hand."""
     if not (options.images or options.evaluate):
         return {}
@@ -147,40 +128,40 @@ def splits(data, options):
     return {"query": protocol.query.select(range(min(options.images, len(protocol.query))))}
 
 
-def score(codes, data, rule):
-    """mAP of each direction for both engines.
+def score_both(pair, codes, data):
+    """mAP in each direction for both encoders.
 
     Args:
-        codes: dict (role, modality) -> what ``both`` returns.
+        pair: Pair.
+        codes: of ``encode_splits``, with query and database.
+        data: deploy.data.Data.
 
     Returns:
-        dict direction -> (name of the metric, value of the first engine, of the second).
+        dict direction -> (name of the metric, value of the first encoder, of the second).
     """
-    from utils.retrieval.hamming import pack
-    from utils.retrieval.metrics import evaluate
-    query, database = data.protocol.query, data.protocol.database
-    if query.labels is None or database.labels is None:
-        raise InputError(f"--evaluate needs labels, and {data.request['dataset']} has none")
-    topk = data.protocol.topk if data.topk is None else data.topk
-    modalities = [modality for role, modality in codes if role == "query"]
-    found = {}
-    for source in modalities:
-        for target in modalities:
-            asked, held = codes["query", source], codes["database", target]
-            reports = [evaluate(pack(asked[i]), pack(held[i]), query.labels[asked[2]], database.labels[held[2]],
-                                asked[i].shape[1], topk=topk, ap=rule) for i in (0, 1)]
-            found[f"{source[0]}->{target[0]}".upper()] = (reports[0]["definition"]["name"], reports[0]["mAP"],
-                                                          reports[1]["mAP"])
-    return found
+    reports = []
+    for i, encoder in enumerate(pair.encoders):
+        files = {"query": {}, "database": {}}
+        for (role, modality), encoded in codes.items():
+            packed = encoded[i]._replace(codes=pack(encoded[i].codes))
+            files[role][modality] = code_file(encoder, getattr(data.protocol, role), packed, role, modality,
+                                              data.request, data.protocol.classes)
+        if not labelled(*files.values()):
+            raise InputError(f"--evaluate needs labels, and {data.name} has none")
+        topk = data.protocol.topk if data.topk is None else data.topk
+        reports.append(score(files["query"], files["database"], topk, pair.manifest.get("recipe", {}).get("ap", "hits")))
+    first, second = reports
+    return {direction: (first[direction]["definition"]["name"], first[direction]["mAP"], second[direction]["mAP"])
+            for direction in first}
 
 
-def rates(predictors, rows, repeat, clock):
+def rates(encoders, rows, repeat, clock):
     """Images a second of the best call of each engine; they take turns: other load on the machine meets both."""
-    best = [float("inf")] * len(predictors)
+    best = [float("inf")] * len(encoders)
     for call in range(repeat + 1):
-        for i, predictor in enumerate(predictors):
+        for i, encoder in enumerate(encoders):
             start = clock()
-            predictor.encode(rows)
+            encoder.encode(rows)
             if call:  # the first one warms up
                 best[i] = min(best[i], clock() - start)
     return [len(rows) / seconds for seconds in best]
@@ -196,66 +177,62 @@ def compare(options):
     """Compare as the flags say, print what is found.
 
     Returns:
-        dict: codes (modality -> ``difference``), mAP (direction -> name and both values), rates, sizes.
+        dict: ``random`` and ``codes`` (modality -> difference on random inputs and on the splits), ``mAP`` (direction
+        -> name and both values).
 
     Raises:
         InputError: the models do not belong together; ``--exact``, ``--max-flips`` or ``--max-drop`` is violated.
     """
-    from deploy.inference_python.encode import Data, open_vectorizer
-    from deploy.inference_python.predictor import open_predictor
+    from deploy.data import Data  # the folders are looked at first
+    from deploy.engines import open_model
     folders = options.model_dir, options.other_dir
-    reference = open_predictor(folders[0], threads=options.threads, mkldnn=options.mkldnn)
-    other = open_predictor(folders[1], threads=options.threads)
-    check_pair(reference, other, folders)
-    manifest = reference.manifest
-    data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
-    parts = splits(data, options)
-    modalities = ["image", "text"] if manifest.get("text") else ["image"]
-    vectorizer = open_vectorizer(manifest, folders[0]) if "text" in modalities else None
-    codes = {(role, modality): both(reference, other, split, modality, options, vectorizer)
-             for role, split in parts.items() for modality in modalities}
-    found = {"codes": {}, "mAP": {}}
-    for modality in modalities:
-        rows = random_inputs(manifest, modality)
-        pairs = {NOISE: (run(reference, rows, modality), run(other, rows, modality))}
-        if parts:
-            own = [codes[role, modality] for role in parts]
-            name = f"{modality}s of the {' and '.join(parts)} split"
-            pairs[name] = [np.concatenate([pair[i] for pair in own]) for i in (0, 1)]
-        for name, pair in pairs.items():
-            found["codes"][modality, name] = difference(*pair)
-            say_difference(f"{len(pair[0])} {name if name != NOISE else f'random {modality} inputs'}",
-                           found["codes"][modality, name])
+    pair = Pair(open_model(folders[0], threads=options.threads, mkldnn=options.mkldnn),
+                open_model(folders[1], threads=options.threads))
+    check_pair(*pair.encoders, folders)
+    data = Data(pair.manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
+    splits = splits_to_compare(data, options)
+    codes = encode_splits(pair, splits, options)
+    found = {"random": compare_random(*pair.encoders), "codes": {}, "mAP": {}}
+    for modality, one in found["random"].items():
+        print(f"----- {one['items']} random {modality} inputs: {describe(one)}")
+        if splits:
+            sides = [np.concatenate([codes[role, modality][i].codes for role in splits]) for i in (0, 1)]
+            found["codes"][modality] = difference(*sides)
+            print(f"----- {len(sides[0])} {modality}s of the {' and '.join(splits)} split: "
+                  f"{describe(found['codes'][modality])}")
     if options.evaluate:
-        found["mAP"] = score(codes, data, manifest.get("recipe", {}).get("ap", "hits"))
+        found["mAP"] = score_both(pair, codes, data)
         for direction, (name, first, second) in found["mAP"].items():
-            print(f"----- {direction + ' ' if direction != 'I->I' else ''}{name}: {second:.6f} of {folders[1]}, "
-                  f"{first:.6f} of {folders[0]}, difference {second - first:+.6f}")
+            print(f"----- {prefix(direction)}{name}: {second:.6f} of {folders[1]}, {first:.6f} of {folders[0]}, "
+                  f"difference {second - first:+.6f}")
     if options.repeat:
-        rows = np.resize(random_inputs(manifest), [options.batch_size, *manifest["image"]["input"]])
-        # one thread: its own time, which other work on the machine does not disturb
-        clock, unit = (time.process_time, "CPU second") if options.threads == 1 else (time.perf_counter, "second")
-        found["rates"] = rates((reference, other), rows, options.repeat, clock)
-        print(f"----- speed: {found['rates'][1]:.1f} against {found['rates'][0]:.1f} images a {unit} "
-              f"({found['rates'][1] / found['rates'][0]:.2f} times), batches of {options.batch_size}")
-    found["sizes"] = [size(folder, p.manifest) for folder, p in zip(folders, (reference, other))]
-    print(f"----- size: {found['sizes'][1] / 1e6:.2f} against {found['sizes'][0] / 1e6:.2f} MB "
-          f"({found['sizes'][1] / found['sizes'][0]:.2f} times)")
+        say_rates(pair, options)
+    sizes = [size(folder, encoder.manifest) for folder, encoder in zip(folders, pair.encoders)]
+    print(f"----- size: {sizes[1] / 1e6:.2f} against {sizes[0] / 1e6:.2f} MB ({sizes[1] / sizes[0]:.2f} times)")
     judge(found, options)
     return found
+
+
+def say_rates(pair, options):
+    """Measure both encoders' speed and print it."""
+    rows = np.resize(random_inputs(pair.manifest), [options.batch_size, *pair.manifest["image"]["input"]])
+    # one thread: its own time, which other work on the machine does not disturb
+    clock, unit = (time.process_time, "CPU second") if options.threads == 1 else (time.perf_counter, "second")
+    first, second = rates(pair.encoders, rows, options.repeat, clock)
+    print(f"----- speed: {second:.1f} against {first:.1f} images a {unit} ({second / first:.2f} times), batches of "
+          f"{options.batch_size}")
 
 
 def judge(found, options):
     """Raise InputError where the flags ask for more than was found."""
     if options.exact:
-        wrong = sum(one["far_flips"] for one in found["codes"].values())
+        every = [*found["random"].values(), *found["codes"].values()]
+        wrong, total = (sum(one[key] for one in every) for key in ("far_flips", "codes"))
         if wrong:
-            total = sum(one["codes"] for one in found["codes"].values())
             raise InputError(f"{options.other_dir} gives other bits than {options.model_dir}: {wrong} of {total} "
                              f"differ although their code is farther than {MARGIN:g} from zero")
     if options.max_flips is not None:
-        own = [one for (_, name), one in found["codes"].items() if name != NOISE] or list(found["codes"].values())
-        for one in own:  # noise is no picture: int8 ranges are for pictures
+        for one in (found["codes"] or found["random"]).values():  # noise is no picture: int8 ranges are for pictures
             if one["flips"] > options.max_flips * one["codes"]:
                 raise InputError(f"{one['flips'] / one['codes']:.1%} of the bits of {options.other_dir} differ from "
                                  f"those of {options.model_dir}, --max-flips allows {options.max_flips:.1%}")

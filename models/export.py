@@ -9,8 +9,8 @@ from paddle.static import InputSpec
 
 from utils.config import data_request
 from utils.errors import InputError
+from utils.transforms import recipe_spec
 
-FORMAT = 1
 IMAGE, TEXT = "inference", "text"
 
 
@@ -42,35 +42,26 @@ def image_shape(recipe):
     return [int(dim)] if name == "precomputed" else [3, recipe["crop_size"], recipe["crop_size"]]
 
 
-def manifest(method, meta, preprocess):
-    """What deployment needs to know about a model, as plain values (all but ``files``).
+def manifest(method, meta, fingerprint):
+    """What deployment needs to know about a model, as plain values (deploy/model_folder.py says what they are).
 
     Args:
         method: HashMethod.
         meta: the checkpoint's meta dict.
-        preprocess: dict of utils.transforms.preprocess_spec.
+        fingerprint: of recipe and weights.
     """
     recipe = meta["recipe"]
     request = data_request(recipe)
-    out = {"format": FORMAT, "method": method.name, "bits": method.bits, "fingerprint": method.fingerprint(preprocess),
-           "preprocess": preprocess, "image": {"prefix": IMAGE, "input": image_shape(recipe)}}
+    out = {"method": method.name, "bits": method.bits, "fingerprint": fingerprint, "preprocess": recipe_spec(recipe),
+           "image": {"prefix": IMAGE, "input": image_shape(recipe)}}
     if "text" in method.modalities:
         out["text"] = {"prefix": TEXT, "dim": int(meta["data"]["text_dim"])}
     out["dataset"] = {"name": recipe["dataset"], "root": recipe.get("data_path"), "list_dir": recipe.get("list_dir"),
                       "split_seed": request["split_seed"], "topk": recipe.get("topK"), "sizes": request["sizes"],
-                      "classes": meta.get("classes") or meta["data"].get("classes") or []}
+                      "classes": list(meta["classes"])}
     out["recipe"] = recipe
     out["paddle"] = paddle.__version__
     return out
-
-
-def find_vectorizer(meta, checkpoint):
-    """The text vectorizer of a checkpoint (utils.text.Vectorizer), from its meta or the file beside; or None."""
-    from utils.text import Vectorizer
-    beside = os.path.join(os.path.dirname(checkpoint), "vectorizer.json")
-    if meta.get("vectorizer"):
-        return Vectorizer.from_dict(meta["vectorizer"], checkpoint)
-    return Vectorizer.load(beside) if os.path.isfile(beside) else None
 
 
 def save_graphs(method, folder, image, text_dim=None):

@@ -36,7 +36,7 @@ def as_checkpoint(arrays, path):
         path: of the file, for messages.
 
     Returns:
-        (dict ``model/...`` -> ndarray, meta dict with ``recipe`` and ``data``).
+        (dict ``model/...`` -> ndarray, meta dict with ``recipe``, ``data`` and ``classes``).
 
     Raises:
         InputError: other layers than paddle_hashnet's.
@@ -52,7 +52,8 @@ def as_checkpoint(arrays, path):
     recipe.update(method=HashNet.name, dataset="coco", topK=5000, backbone="AlexNet",
                   bit=int(arrays[_HASH_LAYER].shape[1]))
     data = {"num_train": 0, "num_classes": _COCO_CLASSES, "text_dim": None}
-    return {f"model/{own}": arrays[theirs] for theirs, own in _NAMES.items()}, {"recipe": recipe, "data": data}
+    meta = {"recipe": recipe, "data": data, "classes": []}  # such a file names none
+    return {f"model/{own}": arrays[theirs] for theirs, own in _NAMES.items()}, meta
 
 
 def write_whole_model(method, path):

@@ -42,21 +42,6 @@ from test_tipc import compare_results  # noqa: E402  (needs the path above)
 from utils.errors import InputError, run_main  # noqa: E402
 
 
-class Recorder:
-    """A Predictor that remembers the relaxed codes it gave (for deploy.inference_python.encode.encode_split)."""
-
-    def __init__(self, predictor):
-        self.predictor, self.manifest, self.relaxed = predictor, predictor.manifest, []
-
-    def encode(self, x):
-        self.relaxed.append(self.predictor.encode(x))
-        return self.relaxed[-1]
-
-    def encode_text(self, x):
-        self.relaxed.append(self.predictor.encode_text(x))
-        return self.relaxed[-1]
-
-
 def masks(relaxed, threshold):
     """``position:mask`` words (hex) of the items with bits below ``threshold`` of relaxed codes [N, bits]."""
     import numpy as np
@@ -79,26 +64,25 @@ def near_zero(model_dir, codefiles, picture):
     """
     import numpy as np
 
-    from deploy.inference_python.encode import Data, encode_split, open_vectorizer
-    from deploy.inference_python.predictor import Predictor
+    from deploy.data import Data
+    from deploy.engines import open_model
     from utils.images import decode
+    from utils.picture_loader import PictureLoader
+    from utils.retrieval.encode import encode
+    from utils.retrieval.hamming import pack
     from utils.transforms import preprocess
-    predictor = Predictor(model_dir, threads=1)
-    data, vectorizer = Data(predictor.manifest), open_vectorizer(predictor.manifest, model_dir)
-    found = {}
+    encoder = open_model(model_dir, threads=1)
+    data, spec, found = Data(encoder.manifest), encoder.manifest["preprocess"], {}
     for name, codefile in codefiles.items():
-        recorder = Recorder(predictor)
-        codes, _, _ = encode_split(recorder, getattr(data.protocol, codefile.meta["split"]), codefile.meta["modality"],
-                                   batch_size=1, vectorizer=vectorizer)
-        if not np.array_equal(codes, codefile.codes):
+        relaxed = encode(encoder, getattr(data.protocol, codefile.meta["split"]), codefile.meta["modality"],
+                         on_broken="skip", load=PictureLoader(spec), batch_size=1, relaxed=True).codes
+        if not np.array_equal(pack(relaxed), codefile.codes):
             raise InputError(f"{model_dir} gives other codes than those in {name}.npz; run the chain again")
-        relaxed = np.concatenate(recorder.relaxed)
         threshold = compare_results.NEAR_ZERO * float(np.median(np.abs(relaxed)))
         found[name] = masks(relaxed, threshold)
         if picture and codefile is compare_results.image_database(codefiles):
-            spec = predictor.manifest["preprocess"]
             image = preprocess(decode(picture, spec=spec), spec)[None]
-            found["query"] = masks(predictor.encode(image), threshold)
+            found["query"] = masks(encoder.encode(image), threshold)
     return found
 
 

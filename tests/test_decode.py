@@ -3,16 +3,18 @@ import numpy as np
 import pytest
 
 import export_model
-import predict
-from deploy.inference_python import encode, infer
+from deploy.inference_python import infer
 from deploy.inference_python.predictor import Predictor
 from models import METHODS, find_method
+from models.encoder import LiveEncoder, checkpoint_encoder
 from tests.exported import SIZES, checkpoint
 from utils import transforms
 from utils.config import RECIPE, parse
 from utils.datasets import load_protocol
 from utils.errors import InputError
+from utils.picture_loader import PictureLoader
 from utils.retrieval.codes import CodeFile
+from utils.retrieval.encode import encode
 from utils.training import evaluator
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -33,19 +35,22 @@ def test_reduced_decoding_is_one_path_from_checkpoint_to_query(shapes, tmp_path,
     made = checkpoint(tmp_path_factory, shapes)
     path, meta = stored(made, tmp_path, decode="reduced")
     split = load_protocol("shapes", root=str(shapes), **SIZES).database.select(np.arange(40))
-    run = {"num_workers": 0}
-    trained = evaluator.encode_split(made[1], split, meta["recipe"], run)
-    full = evaluator.encode_split(made[1], split, {**meta["recipe"], "decode": "full"}, run)
+
+    def as_in_training(recipe):
+        evaluate = evaluator.Evaluator(lambda: LiveEncoder(made[1], {**meta, "recipe": recipe}), split, split, recipe,
+                                       {"num_workers": 0}, 0)
+        return evaluate()["database"]["image"].codes
+    trained, full = as_in_training(meta["recipe"]), as_in_training({**meta["recipe"], "decode": "full"})
     changed = np.unpackbits(trained ^ full, axis=1)
     assert 0 < changed.sum() < 0.1 * changed.size  # other pixels, near ones
 
-    network = predict.Network(path)
+    network = checkpoint_encoder(path)
     assert network.fingerprint == meta["fingerprint"] != made[1].fingerprint(transforms.preprocess_spec(56, 48))
     export_model.export(path, str(tmp_path / "model"))
     engine = Predictor(str(tmp_path / "model"), threads=1)
     assert engine.fingerprint == meta["fingerprint"] and engine.manifest["preprocess"]["decode"] == "reduced"
     for model in (network, engine):
-        codes, positions, broken = encode.encode_split(model, split, batch_size=16)
+        codes, positions, broken = encode(model, split, load=PictureLoader(model.manifest["preprocess"]), batch_size=16)
         assert len(positions) == 40 and not broken
         assert np.unpackbits(codes ^ trained, axis=1).sum() <= 1  # last digits of the engines
 
@@ -58,7 +63,7 @@ def test_a_checkpoint_from_before_means_full_decoding(shapes, tmp_path, tmp_path
     made = checkpoint(tmp_path_factory, shapes)
     path, meta = stored(made, tmp_path, decode=None)
     assert "decode" not in meta["recipe"]
-    network = predict.Network(path)
+    network = checkpoint_encoder(path)
     assert network.fingerprint == made[1].fingerprint(transforms.preprocess_spec(56, 48))
     assert "decode" not in network.manifest["preprocess"]
     recipe, _, _ = parse(["--eval", "--pretrained", path], METHODS, find_method, base=lambda _: meta["recipe"])
@@ -71,7 +76,7 @@ def test_codes_of_another_decoding_are_refused(shapes, tmp_path, tmp_path_factor
     full = made[1].fingerprint(transforms.preprocess_spec(56, 48))
     CodeFile(np.zeros((1, 4), np.uint8), 32, ["a"], None, full, {}).save(str(tmp_path / "codes.npz"))
     with pytest.raises(InputError, match="codes.npz"):
-        CodeFile.load(str(tmp_path / "codes.npz"), fingerprint=predict.Network(path).fingerprint)
+        CodeFile.load(str(tmp_path / "codes.npz"), fingerprint=checkpoint_encoder(path).fingerprint)
 
 
 def test_the_key_and_its_values():

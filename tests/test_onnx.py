@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-import deploy.compare as pairs
-from deploy.inference_python.predictor import Predictor, open_predictor, read_manifest
+from deploy import differences
+from deploy.differences import difference
+from deploy.engines import open_model
+from deploy.inference_python.predictor import Predictor
+from deploy.model_folder import read_manifest
 from deploy.onnx import convert
 from tests.exported import BITS, exported, one_error_line, pictures
 from utils.errors import InputError
@@ -62,16 +65,16 @@ def converter(tmp_path):
 def test_same_bits_and_manifest(name, made, shapes):
     source, target = made(name)
     split, images = pictures(shapes)
-    paddle_engine, other = Predictor(str(source), threads=1), open_predictor(str(target), threads=1)
+    paddle_engine, other = Predictor(str(source), threads=1), open_model(str(target), threads=1)
     assert other.engine == "onnxruntime" and other.bits == BITS
-    found = pairs.difference(paddle_engine.encode(images), other.encode(images))
+    found = difference(paddle_engine.encode(images), other.encode(images))
     assert found["far_flips"] == 0 and found["near_zero"] < 0.05 * found["codes"] and found["largest"] < 1e-3
     assert (paddle_engine.codes(images)[:3] == other.codes(images[:3])).all()  # another batch size
     assert other.encode(images[:0]).shape == (0, BITS)
     if name == "djsrh":
         from utils.text import Vectorizer
         rows = Vectorizer.load(str(target / "vectorizer.json")).transform(split.texts)
-        assert pairs.difference(paddle_engine.encode_text(rows), other.encode_text(rows))["far_flips"] == 0
+        assert difference(paddle_engine.encode_text(rows), other.encode_text(rows))["far_flips"] == 0
     old, new = read_manifest(str(source)), read_manifest(str(target))
     assert {**new, "files": 0, "engine": 0, "onnx": 0} == {**old, "files": 0, "engine": 0, "onnx": 0}
     assert new["engine"] == "onnx" and new["onnx"]["converter"].startswith("paddle2onnx ")
@@ -92,8 +95,8 @@ def test_commands(run, shapes, tmp_path, tmp_path_factory):
                      and "Save" not in line])
     assert [line.replace("codes of onnxruntime", "codes of Paddle Inference") for line in said[1]] == said[0]
     assert "codes of onnxruntime" in "".join(said[1])
-    code = ("import sys; from deploy.inference_python.predictor import open_predictor; import numpy; "
-            f"p = open_predictor({str(tmp_path / 'onnx')!r}, threads=1); "
+    code = ("import sys; from deploy.engines import open_model; import numpy; "
+            f"p = open_model({str(tmp_path / 'onnx')!r}, threads=1); "
             "p.codes(numpy.zeros([1, 3, 48, 48], 'float32')); "
             "print([m for m in ('paddle', 'paddle2onnx', 'models', 'paddleclas') if m in sys.modules])")
     assert run("-c", code).stdout.splitlines()[-1] == "[]"
@@ -130,7 +133,7 @@ def test_a_crash_of_the_check_is_one_line(made, tmp_path, monkeypatch):
         if COMPARE.split("/")[-1] in str(command[1]):
             return subprocess.CompletedProcess(command, -8, "", "")
         return real(command, **settings)
-    monkeypatch.setattr(convert.subprocess, "run", crash)
+    monkeypatch.setattr(differences.subprocess, "run", crash)
     with pytest.raises(InputError, match=r"onnxruntime crashed \(signal 8\)"):
         convert.convert(str(source), str(tmp_path / "x"))
     assert not (tmp_path / "x").exists()
@@ -139,10 +142,10 @@ def test_a_crash_of_the_check_is_one_line(made, tmp_path, monkeypatch):
 @needs_packages
 def test_damaged_or_foreign_folders(made, tmp_path):
     source, target = made("hashnet")
-    with pytest.raises(InputError, match="open_predictor"):
+    with pytest.raises(InputError, match="open_model"):
         Predictor(str(target))
     with pytest.raises(InputError, match="float32"):
-        open_predictor(str(target), bf16=True)
+        open_model(str(target), bf16=True)
     with pytest.raises(InputError, match="no export of float graphs"):
         convert.convert(str(target), str(tmp_path / "x"))
     with pytest.raises(InputError, match="the model itself"):
@@ -151,7 +154,7 @@ def test_damaged_or_foreign_folders(made, tmp_path):
     shutil.copytree(target, damaged)
     (damaged / "inference.onnx").write_bytes((target / "inference.onnx").read_bytes()[:-50])
     with pytest.raises(InputError, match="not the file that inference.yml describes"):
-        open_predictor(str(damaged))
+        open_model(str(damaged))
 
 
 def test_missing_packages_are_one_line(converter, shapes, tmp_path, tmp_path_factory, run, monkeypatch):
@@ -188,10 +191,10 @@ def test_bad_command_lines(arguments, words, run):
 # compare.py -------------------------------------------------------------------------------------
 def test_difference_counts_by_hand():
     reference = np.array([[1.0, -1.0, 0.0005, 0.002]])
-    found = pairs.difference(reference, np.array([[1.0, 0.5, -0.0005, 0.002]]))
+    found = difference(reference, np.array([[1.0, 0.5, -0.0005, 0.002]]))
     assert (found["items"], found["codes"], found["near_zero"], found["flips"], found["far_flips"]) == (1, 4, 1, 2, 1)
     assert found["largest"] == 1.5
-    assert pairs.difference(reference, reference)["flips"] == 0
+    assert difference(reference, reference)["flips"] == 0
 
 
 def test_compare_with_itself_and_with_another_model(run, shapes, tmp_path, tmp_path_factory):

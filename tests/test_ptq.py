@@ -9,8 +9,9 @@ import numpy as np
 import paddle
 import pytest
 
-import deploy.compare as pairs
-from deploy.inference_python.predictor import Predictor, read_manifest
+from deploy.differences import difference
+from deploy.inference_python.predictor import Predictor
+from deploy.model_folder import read_manifest
 from deploy.slim import quantize
 from tests import exported as small
 from tests.exported import BITS, one_error_line, pictures
@@ -71,7 +72,7 @@ def test_command_makes_an_8_bit_model(quantised, shapes):
     _, images = pictures(shapes)
     engine = Predictor(str(folder), threads=1)
     assert engine.precision == "int8" and engine.runtime()["enable_mkldnn"] is True
-    found = pairs.difference(Predictor(str(source), threads=1).encode(images), engine.encode(images))
+    found = difference(Predictor(str(source), threads=1).encode(images), engine.encode(images))
     print(found)
     assert 0 < found["flips"] <= 0.1 * found["codes"]  # neither the float model again nor a broken one
     assert found["largest"] > 1e-3
@@ -115,7 +116,7 @@ def test_cross_modal_model_keeps_its_text_side(floats, tmp_path, shapes):
     split, _ = pictures(shapes)
     rows = Vectorizer.load(str(tmp_path / "int8" / "vectorizer.json")).transform(split.texts)
     first, second = (Predictor(str(folder), threads=1) for folder in (source, tmp_path / "int8"))
-    assert pairs.difference(first.encode_text(rows), second.encode_text(rows))["far_flips"] == 0
+    assert difference(first.encode_text(rows), second.encode_text(rows))["far_flips"] == 0
 
 
 def test_too_many_flips_leave_nothing(floats, quantised, tmp_path):

@@ -541,10 +541,12 @@ FAULTS = {
     "export of a different checkpoint": (
         ("test_tipc/common_func.sh", '"$checkpoint_key" "$checkpoint" "$save_model_key"',
          '"$checkpoint_key" other/best.safetensors "$save_model_key"'), "compare_cpu", "differ"),
-    "changed preprocessing": (("export_model.py", 'preprocess_spec(recipe["resize_size"]',
-                               'preprocess_spec(recipe["resize_size"] + 8'), "compare_cpu", "differ"),
-    "flipped bits": (("deploy/inference_python/encode.py", "pack(encoder.encode(images))",
-                      "pack(encoder.encode(images)) ^ 1"), "compare_cpu", "differ"),
+    "changed preprocessing": (("models/export.py", "recipe_spec(recipe)",
+                               'recipe_spec({**recipe, "resize_size": recipe["resize_size"] + 8})'), "compare_cpu",
+                              "differ"),
+    "flipped bits": (("utils/retrieval/code_store.py", "encoded = need_codes(self._encode(split, role, modality), split)",
+                      "encoded = self._encode(split, role, modality); "
+                      "encoded = encoded._replace(codes=encoded.codes ^ 1)"), "compare_cpu", "differ"),
 }
 
 

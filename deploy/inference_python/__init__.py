@@ -1,1 +1,1 @@
-"""Paddle Inference in Python: predictor.py (the engine), encode.py (bulk encoding), infer.py (the command)."""
+"""Paddle Inference in Python: predictor.py (the engine), infer.py (the command)."""

@@ -2,6 +2,7 @@
 
 python deploy/inference_python/infer.py --model-dir output/model --img-path cat.jpg --benchmark True
 """
+import functools
 import os
 import sys
 import time
@@ -67,34 +68,32 @@ def model_input(predictor, item):
     return preprocess(item, predictor.manifest["preprocess"])[None]
 
 
-def evaluate_codes(predictor, data, databases, options, vectorizer=None):
+def evaluate_codes(predictor, data, databases, options, encode):
     """Retrieval metrics of the engine's codes: the query split against the database's codes.
 
     Args:
         databases: dict modality -> CodeFile.
+        encode: utils.retrieval.encode.encode with its loader.
 
     Returns:
-        dict direction (``I->I``, and for cross-modal models ``I->T``, ``T->I``, ``T->T``) -> report of
-        utils.retrieval.metrics.evaluate.
+        dict direction -> report of utils.retrieval.metrics.evaluate.
     """
-    from deploy.inference_python.encode import encode_split
-    from utils.retrieval.metrics import evaluate
-    query = data.protocol.query
-    if query.labels is None or any(codefile.labels is None for codefile in databases.values()):
-        raise InputError(f"--evaluate needs labels, and {data.request['dataset']} has none")
+    from utils.retrieval.code_store import broken_pictures, code_file
+    from utils.retrieval.encode import need_codes
+    from utils.retrieval.score import labelled, score
+    split = data.protocol.query
+    if split.labels is None or not labelled(databases):
+        raise InputError(f"--evaluate needs labels, and {data.name} has none")
     topk = options.map_topk if options.map_topk is not None else data.topk
-    topk = data.protocol.topk if topk is None else topk
-    rule = predictor.manifest.get("recipe", {}).get("ap", "hits")
-    reports = {}
-    for source in databases:
-        codes, positions, broken = encode_split(predictor, query, source, options.batch_size, options.workers,
-                                                vectorizer)
-        if broken:
-            print(f"----- Skipped {len(broken)} broken query pictures: {broken[0]}")
-        for target, codefile in databases.items():
-            reports[f"{source[0]}->{target[0]}".upper()] = evaluate(
-                codes, codefile.codes, query.labels[positions], codefile.labels, predictor.bits, topk=topk, ap=rule)
-    return reports
+    queries = {}
+    for modality in databases:
+        encoded = need_codes(encode(predictor, split, modality), split)
+        if encoded.messages:
+            print(f"----- Skipped queries: {broken_pictures(encoded.messages)}")
+        queries[modality] = code_file(predictor, split, encoded, "query", modality, data.request,
+                                      data.protocol.classes, data.root)
+    return score(queries, databases, data.protocol.topk if topk is None else topk,
+                 predictor.manifest.get("recipe", {}).get("ap", "hits"))
 
 
 def benchmark(predictor, index, options, item, start_up):
@@ -132,30 +131,36 @@ def main(argv):
         raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
     quiet()
     from deploy.autolog import since_process_start
-    from deploy.inference_python.encode import Data, code_name, open_code_file, open_vectorizer
-    from deploy.inference_python.predictor import check_bits, open_predictor, read_manifest
+    from deploy.data import Data
+    from deploy.engines import open_with
+    from deploy.model_folder import check_bits, read_manifest
+    from utils.picture_loader import PictureLoader
+    from utils.retrieval.code_store import CodeStore
+    from utils.retrieval.encode import encode
+    from utils.retrieval.hamming import pack
+    from utils.retrieval.score import prefix
 
     manifest = read_manifest(options.model_dir)
     check_bits(manifest, options.bit, options.model_dir)
     data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
     name, item = query_image(options, data, manifest["preprocess"])
     start = time.perf_counter()
-    predictor = open_predictor(options.model_dir, "gpu" if options.use_gpu else "cpu", options.threads, options.mkldnn,
-                               options.bf16)
+    predictor = open_with(options)
     start_up = since_process_start()
     print(f"----- Load model from {options.model_dir}: {manifest['method']}, {manifest['bits']} bits, "
           f"{predictor.precision}, fingerprint {predictor.fingerprint} ({time.perf_counter() - start:.2f} s)")
     code = predictor.encode(model_input(predictor, item))
 
     from deploy.index import ExactIndex
-    path = options.code_file or os.path.join(options.save_path, code_name(manifest, precision=predictor.precision))
-    codefile = open_code_file(predictor, data, path, rebuild=options.rebuild, batch_size=options.batch_size,
-                              workers=options.workers)
+    encode_all = functools.partial(encode, on_broken="skip", batch_size=options.batch_size,
+                                   load=PictureLoader(manifest["preprocess"], options.workers))
+    store = CodeStore(predictor, data, encode_all)
+    path = options.code_file or os.path.join(options.save_path, store.name())
+    codefile = store.open(path, rebuild=options.rebuild)
     index = ExactIndex(codefile)
     distance, position = search(index, code, options.topk)
     found = [data.path(codefile.ids[i], codefile.meta.get("root")) for i in position[0]]
     print(f"----- Query: {name}")
-    from utils.retrieval.hamming import pack
     print(f"----- Query code: {pack(code)[0].tobytes().hex()}")
     print(f"----- Predicted Hamm_min: {distance[0, 0]}")
     print(f"----- Found matched picture: {found[0]}")
@@ -163,15 +168,14 @@ def main(argv):
         for rank, (apart, match) in enumerate(zip(distance[0], found), 1):
             print(f"{rank:>4} {apart:>4}  {match}")
     if options.evaluate:
-        databases, vectorizer = {"image": codefile}, open_vectorizer(manifest, options.model_dir)
+        databases = {"image": codefile}
         if manifest.get("text"):
-            beside = os.path.join(os.path.dirname(path), code_name(manifest, "text", predictor.precision))
-            databases["text"] = open_code_file(predictor, data, beside, "text", options.rebuild,
-                                               batch_size=options.batch_size, vectorizer=vectorizer)
-        for direction, report in evaluate_codes(predictor, data, databases, options, vectorizer).items():
-            print(f"----- {direction + ' ' if direction != 'I->I' else ''}{report['definition']['name']}: "
-                  f"{report['mAP']:.6f} (tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} "
-                  f"codes of {predictor.engine}")
+            databases["text"] = store.open(os.path.join(os.path.dirname(path), store.name("text")), "text",
+                                           options.rebuild)
+        for direction, report in evaluate_codes(predictor, data, databases, options, encode_all).items():
+            print(f"----- {prefix(direction)}{report['definition']['name']}: {report['mAP']:.6f} "
+                  f"(tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} codes of "
+                  f"{predictor.engine}")
     if options.benchmark:
         benchmark(predictor, index, options, item, start_up)
 

@@ -6,6 +6,8 @@ The folder gets the manifest of the model (same fingerprint: the codes are the s
 gives the bits of Paddle Inference wherever a code is not next to zero. paddle2onnx does the conversion, in a process of
 its own: it may crash, and may live in another environment (--converter).
 """
+import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,6 +16,9 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
+from deploy.differences import accepted  # noqa: E402
+from deploy.model_folder import float_export, new_folder, write_manifest  # noqa: E402
+from deploy.onnx.predictor import ONNXRUNTIME  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
 from utils.settings import Setting  # noqa: E402  (needs the path above)
@@ -63,9 +68,7 @@ def parse(argv):
 
 def packages(converter):
     """``ready: versions``, or ``missing: what and how to install it``, for what this interpreter's Paddle exports."""
-    import importlib.metadata
-
-    import paddle
+    import paddle  # only its version; slow to import
     ending = ".pdmodel" if paddle.__version__.startswith("2.") else ".json"
     try:
         need_onnxruntime()
@@ -88,12 +91,7 @@ def convert(model_dir, save_dir, opset=OPSET, converter=sys.executable):
         InputError: no such model, one that is no export of float graphs, a missing package, an operator that has no
             ONNX form, other bits, or a folder that cannot be written; then nothing is left behind.
     """
-    from deploy.inference_python.predictor import check_files, read_manifest
-    from deploy.model_folder import new_folder, write_manifest
-    manifest = read_manifest(model_dir)
-    check_files(model_dir, manifest)
-    if manifest.get("engine", "paddle") != "paddle" or manifest.get("precision"):
-        raise InputError(f"{model_dir} is no export of float graphs; give the folder that export_model.py wrote")
+    manifest = float_export(model_dir)
     need_onnxruntime()
     with new_folder(save_dir, model_dir) as temporary:
         version = None
@@ -109,9 +107,6 @@ def convert(model_dir, save_dir, opset=OPSET, converter=sys.executable):
 
 def need_onnxruntime():
     """Raise InputError where the check could not run."""
-    import importlib.util
-
-    from deploy.onnx.predictor import ONNXRUNTIME
     if importlib.util.find_spec("onnxruntime") is None:
         raise InputError("onnxruntime is not installed, and every conversion is checked with it; sh scripts/setup.sh "
                          f"--deploy, or pip install onnxruntime=={ONNXRUNTIME}")
@@ -161,8 +156,6 @@ def last_line(text):
 
 def check(model_dir, folder):
     """The converted graph against the exported one, bit for bit away from zero; lines to print."""
-    from deploy.model_folder import accepted
-
     def crash(status, said):
         return f"onnxruntime crashed (signal {-status}) on the converted graph" if status < 0 else last_line(said)
     return accepted(model_dir, folder, ["--exact", "--images", "16", "--repeat", "0"], "converted", crash)

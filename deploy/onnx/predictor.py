@@ -3,7 +3,7 @@ import os
 
 import numpy as np
 
-from deploy.inference_python.predictor import Predictor
+from deploy.folder_encoder import FolderEncoder
 from utils.cpu import threads as usable_threads
 from utils.errors import InputError
 
@@ -37,15 +37,15 @@ class _Session:
             raise RuntimeError(" ".join(str(error).split())[:300]) from error
 
 
-class OnnxPredictor(Predictor):
-    """An ONNX model: images or texts in, relaxed or packed codes out, as with ``Predictor``.
+class OnnxPredictor(FolderEncoder):
+    """An ONNX model: images or texts in, relaxed or packed codes out.
 
     Example:
         predictor = OnnxPredictor("output/onnx")
         code = predictor.codes(images)            # float32 [N, 3, H, W] -> uint8 [N, ceil(bits / 8)]
     """
 
-    engine = "onnxruntime"
+    engine, graphs = "onnxruntime", "onnx"
 
     def __init__(self, model_dir, threads=None):
         """
@@ -56,16 +56,18 @@ class OnnxPredictor(Predictor):
         Raises:
             InputError: missing, damaged or unfitting model folder; onnxruntime is not installed.
         """
-        super().__init__(model_dir, threads=threads)
+        super().__init__(model_dir)
+        self._threads = threads or usable_threads()
+        self._image = self._load(self.manifest["image"]["prefix"])
 
     def _load(self, prefix):
         path = os.path.join(self.model_dir, prefix + ".onnx")
         if not os.path.isfile(path):
             raise InputError(f"{self.model_dir} holds no {prefix}.onnx; convert the model again with "
                              "deploy/onnx/convert.py")
-        return _Session(path, self._options["threads"] or usable_threads())
+        return _Session(path, self._threads)
 
     def runtime(self):
         """Engine settings as the benchmark section shows them."""
         return {"ir_optim": True, "enable_memory_optim": True, "enable_tensorrt": False, "enable_mkldnn": False,
-                "cpu_math_library_num_threads": self._options["threads"] or usable_threads()}
+                "cpu_math_library_num_threads": self._threads}

@@ -17,11 +17,18 @@ import tempfile
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, ROOT)
 
+import numpy as np  # noqa: E402  (needs the path above)
+
 from deploy.compare import DATA_FLAGS  # noqa: E402
+from deploy.data import Data  # noqa: E402
+from deploy.differences import accepted  # noqa: E402
+from deploy.model_folder import float_export, new_folder, write_manifest  # noqa: E402
 from deploy.slim.ptq_worker import OPERATORS  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
+from utils.files import sha256_file  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
-from utils.settings import Setting  # noqa: E402  (needs the path above)
+from utils.picture_loader import PictureLoader  # noqa: E402
+from utils.settings import Setting  # noqa: E402
 
 ALGORITHMS = ("hist", "KL", "avg", "mse", "abs_max")
 # oneDNN's names of what each word of --ops stands for, after its own fusions
@@ -72,15 +79,13 @@ def calibration(manifest, options):
     Raises:
         InputError: no pictures in the training split, or none of them can be read.
     """
-    import numpy as np
-
-    from deploy.inference_python.encode import Data, batches
     split = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed).protocol.train
     if split.images is None:
         raise InputError(f"the {split.name} split has no pictures to calibrate on; choose another --dataset")
     rng = np.random.default_rng(options.calibration_seed)
-    split = split.select(sorted(rng.permutation(len(split))[:options.images].tolist()))
-    found = [images for _, images, _ in batches(split, manifest["preprocess"], 16, options.workers)
+    chosen = np.sort(rng.permutation(len(split))[:options.images])
+    load = PictureLoader(manifest["preprocess"], options.workers)
+    found = [images for _, images, _ in load(split, np.array_split(chosen, -(-len(chosen) // 16)))
              if images is not None]
     if not found:
         raise InputError("no picture of the training split can be read; choose another --dataset")
@@ -97,16 +102,8 @@ def quantize(options):
         InputError: no such model, one that cannot be quantised, no training pictures, too many flipped bits, or a
             folder that cannot be written; then nothing is left behind.
     """
-    import numpy as np
-
-    from deploy.inference_python.predictor import check_files, read_manifest
-    from deploy.model_folder import new_folder, write_manifest
-    manifest = read_manifest(options.model_dir)
-    check_files(options.model_dir, manifest)
+    manifest = float_export(options.model_dir)
     stem = os.path.join(options.model_dir, manifest["image"]["prefix"])
-    if manifest.get("engine", "paddle") != "paddle" or manifest.get("precision"):
-        raise InputError(f"{options.model_dir} is no export of float graphs; give the folder that export_model.py "
-                         "wrote")
     if len(manifest["image"]["input"]) != 3:
         raise InputError(f"{options.model_dir} reads feature vectors: there is no network to quantise")
     if not os.path.isfile(stem + ".pdmodel"):
@@ -142,7 +139,6 @@ def run_worker(stem, images, folder, options):
 
 def fingerprint(manifest, folder):
     """16 hex digits of the float model's fingerprint and of the quantised files."""
-    from utils.files import sha256_file
     digest = hashlib.sha256(manifest["fingerprint"].encode())
     for name in sorted(os.listdir(folder)):
         digest.update(f"{name}{sha256_file(os.path.join(folder, name))}".encode())
@@ -151,7 +147,6 @@ def fingerprint(manifest, folder):
 
 def check(folder, options):
     """The int8 model against the float one on oneDNN; lines to print."""
-    from deploy.model_folder import accepted
     command = ["--mkldnn", "--max-flips", str(options.max_flips)]
     for name in ("dataset", "data_path", "list_dir", "split_seed", "batch_size", "workers", "threads"):
         if getattr(options, name) is not None:

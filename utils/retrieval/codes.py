@@ -123,7 +123,7 @@ class CodeFile:
         if fingerprint is not None and found != fingerprint:
             raise InputError(f"{path} was made by another model (fingerprint {found or 'unknown'}, the model at hand "
                              f"has {fingerprint}): encode the database again, or choose the other model")
-        loaded = cls(codes, bits, ids, labels, found, meta, arrays.get("relaxed"))
+        loaded = cls(codes, bits, ids, labels, found, meta or {}, arrays.get("relaxed"))
         try:
             loaded.check()
             if len(codes) != count:

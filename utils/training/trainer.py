@@ -83,7 +83,7 @@ def fit(training, evaluator, log, about):
 
     Args:
         training: of ``start``.
-        evaluator: callable method -> report (utils/training/evaluator.py).
+        evaluator: utils.training.evaluator.Evaluator of the method.
         log: RunLog.
         about: of checkpoint.describe.
 
@@ -127,7 +127,7 @@ def fit(training, evaluator, log, about):
 
         last = epoch + 1 == recipe["epoch"]
         if last or (epoch + 1) % recipe["eval_epoch"] == 0:
-            report = evaluator(method)
+            report = evaluator()
             for text in describe(report):
                 log.line(f"epoch: [{epoch + 1}/{recipe['epoch']}], {evaluator.query.name}: {text}")
             score = report["score"]

@@ -1,0 +1,70 @@
+"""The data that a deployment command names: by default those of the model's training run."""
+import functools
+import os
+
+from utils.datasets import Protocol, load_protocol
+from utils.datasets.own.shards import gallery as load_gallery
+from utils.errors import InputError
+
+
+class Data:
+    """The data set that a command names (by default the one of the model's recipe), loaded when first looked at.
+
+    ``gallery`` names pictures to be searched, all of them, in place of a data set: a folder, manifest or list as in
+    utils/datasets/own/splits.py. They are the ``database`` split of the protocol; the other splits are empty.
+
+    Attributes:
+        request: plain dict that names it; stored in code files and compared before they are used.
+        root: folder of the images, None = the protocol's own.
+        classes: class names, without loading anything where the manifest knows them.
+    """
+
+    def __init__(self, manifest, name=None, root=None, list_dir=None, split_seed=None, gallery=None):
+        known = manifest.get("dataset") or {}
+        self.gallery = gallery
+        if gallery is not None:
+            self.root, self.list_dir, self.topk, self.classes = root, None, None, []
+            self.request = {"gallery": os.path.realpath(gallery)}
+            return
+        if name is not None and name != known.get("name"):
+            known = {"name": name}
+        self.root = root or known.get("root")
+        self.list_dir = list_dir or known.get("list_dir")
+        seed = known.get("split_seed") if split_seed is None else split_seed
+        self.request = {"dataset": known.get("name"), "split_seed": seed, "sizes": known.get("sizes") or {}}
+        self.topk = known.get("topk")
+        self.classes = known.get("classes") or []
+
+    @property
+    def name(self):
+        """What people call it: the data set, or the gallery's folder or file."""
+        return self.request.get("dataset") or self.request.get("gallery")
+
+    @functools.cached_property
+    def protocol(self):
+        """utils.datasets.Protocol; raises InputError where the data are not there."""
+        if self.gallery is not None:
+            split, classes, notes = load_gallery(self.gallery, self.root)
+            none = [split.select([], name) for name in ("train", "query")]
+            return Protocol("gallery", *none, split, classes, notes=notes)
+        if not self.request["dataset"]:
+            raise InputError("the model does not say which data set it was made for; give --dataset")
+        return load_protocol(self.request["dataset"], root=self.root, seed=self.request["split_seed"],
+                             list_dir=self.list_dir, **self.request["sizes"])
+
+    @functools.cached_property
+    def _paths(self):
+        """dict id -> file of the database's pictures; empty where they are no files, or not there."""
+        try:
+            database = self.protocol.database
+        except InputError:
+            return {}
+        return {name: database.images.path(i) for i, name in enumerate(database.ids)} \
+            if hasattr(database.images, "path") else {}
+
+    def path(self, name, root=None):
+        """File of a database item's picture (``root``: the folder a code file names), or its id where there is none."""
+        for folder in (self.root, root):
+            if folder is not None and os.path.isfile(os.path.join(folder, name)):
+                return os.path.join(folder, name)
+        return self._paths.get(name, name)

@@ -1,0 +1,194 @@
+"""Code files of a data set: their names, what is in them, and how they are made, checked and brought up to date.
+
+``data`` is anything with ``request`` (plain values that name the data), ``name``, ``root``, ``gallery`` (a folder of
+pictures that are searched, or None) and ``protocol`` with the splits; see deploy/data.py. ``encode`` is
+utils.retrieval.encode.encode with its ``load``, ``on_broken`` and ``batch_size`` set.
+"""
+import os
+import time
+import zlib
+
+import numpy as np
+
+from utils.errors import InputError
+from utils.retrieval.codes import CodeFile
+from utils.retrieval.encode import need_codes
+from utils.retrieval.score import modality_tag
+
+
+def code_name(method, bits, modality="image", precision="fp32", what="database"):
+    """File name of a database's (or gallery's) codes; other precisions get other files, for some bits differ."""
+    return f"{what}_{modality_tag(modality)}{method}_{bits}" + ("" if precision == "fp32" else f"_{precision}") + ".npz"
+
+
+def code_file(encoder, split, encoded, role, modality, request, classes, root=None):
+    """CodeFile of an encoded split.
+
+    Args:
+        encoder: the Encoder that made the codes.
+        split: what was encoded.
+        encoded: utils.retrieval.encode.Encoded, packed.
+        role: ``query`` or ``database``.
+        modality: ``image`` or ``text``.
+        request: plain values that name the data.
+        classes: names of the label columns.
+        root: folder of the pictures, where the split does not know it.
+    """
+    whole = len(encoded.positions) == len(split)
+    ids = list(split.ids) if whole else [split.ids[i] for i in encoded.positions]
+    labels = split.labels if split.labels is None or whole else split.labels[encoded.positions]
+    meta = {"split": role, "modality": modality, "data": request, "sha256": split.sha256(),
+            "skipped": len(split) - len(encoded.positions), "precision": encoder.precision,
+            "method": encoder.manifest["method"], "classes": list(classes), "root": getattr(split.images, "root", root)}
+    return CodeFile(codes=encoded.codes, bits=encoder.bits, ids=ids, labels=labels, fingerprint=encoder.fingerprint,
+                    meta=meta)
+
+
+class CodeStore:
+    """The code files of one encoder for one data set."""
+
+    def __init__(self, encoder, data, encode, say=print):
+        """
+        Args:
+            encoder: an Encoder.
+            data, encode: see the module.
+            say: callable of a line.
+        """
+        self.encoder, self.data, self.encode, self.say = encoder, data, encode, say
+        self.fingerprint = encoder.fingerprint
+
+    def name(self, modality="image"):
+        """The usual file name of the database's codes."""
+        return code_name(self.encoder.manifest["method"], self.encoder.bits, modality, self.encoder.precision,
+                         "database" if self.data.gallery is None else "gallery")
+
+    def open(self, path, modality="image", rebuild=False, check_data=True):
+        """Load the code file at ``path``, or build and save it when there is none (or ``rebuild``).
+
+        Args:
+            check_data: compare the file with the data set's lists too (reads them); the file of a gallery is brought
+                up to date and saved.
+
+        Raises:
+            InputError: the file was made by other weights, from other data, or from the other modality.
+        """
+        if rebuild or not os.path.exists(path):
+            codefile = self.build(modality=modality)
+            codefile.save(path)
+            self.say(f"----- Save code of database in {path}")
+            return codefile
+        codefile = CodeFile.load(path, fingerprint=self.fingerprint)
+        self._check_origin(path, codefile.meta, modality)
+        if check_data and self.data.gallery is not None:
+            fresh = self.refresh(codefile, modality)
+            if fresh is not None:
+                codefile = fresh
+                codefile.save(path)
+        elif check_data and codefile.meta.get("sha256") not in (None, self.data.protocol.database.sha256()):
+            raise InputError(f"{path} was built from another list of {self.data.name} than the one found now; "
+                             "give another --code-file or --rebuild")
+        precision = codefile.meta.get("precision", self.encoder.precision)
+        if precision != self.encoder.precision:
+            self.say(f"----- Note: the database codes are {precision}, the query's {self.encoder.precision}: some bits "
+                     "may differ")
+        self.say(f"----- Load code of database from {path} ({len(codefile)} items)")
+        return codefile
+
+    def _check_origin(self, path, meta, modality):
+        """Raise InputError where the file's meta names other data or the other modality."""
+        made = meta.get("data")
+        if made is not None and made != self.data.request:
+            raise InputError(f"{path} holds codes of {made}, not of {self.data.request}; give another --code-file or "
+                             "--rebuild")
+        if meta.get("modality", modality) != modality:
+            raise InputError(f"{path} holds {meta['modality']} codes, {modality} codes are wanted; give another "
+                             "--code-file")
+
+    def build(self, role="database", modality="image"):
+        """Encode a split of the data set into a CodeFile (not yet saved).
+
+        Raises:
+            InputError: the data are not there, or not one item can be read.
+        """
+        split = getattr(self.data.protocol, role)
+        for note in self.data.protocol.notes:
+            self.say(f"----- Note: {note}")
+        encoded = need_codes(self._encode(split, role, modality), split)
+        codefile = code_file(self.encoder, split, encoded, role, modality, self.data.request,
+                             self.data.protocol.classes, self.data.root)
+        if self.data.gallery is not None:
+            codefile.meta.update(_stamps(split, modality, set(encoded.positions.tolist())))
+        return codefile
+
+    def _encode(self, split, what, modality):
+        """``encode`` with a line on its speed and one on broken pictures."""
+        start = time.perf_counter()
+        encoded = self.encode(self.encoder, split, modality)
+        seconds = time.perf_counter() - start
+        self.say(f"----- Encoded {len(encoded.codes)} {what} {modality}s in {seconds:.1f} s "
+                 f"({len(encoded.codes) / seconds:.1f} a second)")
+        if encoded.messages:
+            self.say(f"----- Skipped {broken_pictures(encoded.messages)}")
+        return encoded
+
+    def refresh(self, codefile, modality="image"):
+        """The code file of a gallery brought up to date: new and changed items are encoded, gone ones dropped.
+
+        Returns:
+            CodeFile, not yet saved; None where nothing has changed.
+
+        Raises:
+            InputError: the gallery is not there, or not one item of it can be read.
+        """
+        split, meta = self.data.protocol.database, codefile.meta
+        now = _stamps(split, modality, range(len(split)))["stamps"]
+        row = {item: i for i, item in enumerate(codefile.ids) if meta["stamps"][i] is not None}
+        kept = [row[item] if item in row and meta["stamps"][row[item]] == stamp else -1
+                for item, stamp in zip(split.ids, now)]
+        todo = [i for i, (item, stamp) in enumerate(zip(split.ids, now)) if kept[i] < 0 and
+                (item not in meta["broken"] or meta["broken"][item] != stamp)]
+        gone = len(set(codefile.ids) - set(split.ids))
+        if not todo and not gone and meta["sha256"] == split.sha256():
+            return None
+        codes, good = codefile.codes, []
+        if todo:
+            fresh, good, _ = self._encode(split.select(todo), "new", modality)
+            codes = np.concatenate([codes, fresh])
+            for place, i in enumerate(good):
+                kept[todo[i]] = len(codefile.codes) + place
+        self.say(f"----- The gallery has changed: {len(good)} pictures encoded, {gone} gone, "
+                 f"{sum(0 <= i < len(codefile.codes) for i in kept)} as they were")
+        positions = [i for i, place in enumerate(kept) if place >= 0]
+        if not positions:
+            raise InputError(f"no picture of {self.data.gallery} can be read")
+        meta = {**meta, "sha256": split.sha256(), "skipped": len(split) - len(positions), "root": split.images.root,
+                "classes": list(self.data.protocol.classes), **_stamps(split, modality, set(positions))}
+        return CodeFile(codes=codes[[kept[i] for i in positions]], bits=codefile.bits,
+                        ids=[split.ids[i] for i in positions],
+                        labels=None if split.labels is None else split.labels[positions],
+                        fingerprint=codefile.fingerprint, meta=meta)
+
+
+def broken_pictures(messages, shown=3):
+    """``2 broken pictures: a; b``: how many, and the first of them by name."""
+    more = f" and {len(messages) - shown} more" if len(messages) > shown else ""
+    return f"{len(messages)} broken pictures: {'; '.join(messages[:shown])}{more}"
+
+
+def _stamps(split, modality, encoded):
+    """What tells a changed item from the one that was encoded: size and time of its file, or its text, as a number.
+
+    Returns:
+        dict for the meta of a code file: ``stamps`` of the encoded positions in order, ``broken`` id -> stamp.
+    """
+    stamps = []
+    for i in range(len(split)):
+        if modality == "text":
+            stamps.append(zlib.crc32(split.texts[i].encode("utf-8", "surrogateescape")))
+            continue
+        try:
+            stamps.append(zlib.crc32(split.images.stamp(i).encode()))
+        except OSError:
+            stamps.append(None)
+    return {"stamps": [stamp for i, stamp in enumerate(stamps) if i in encoded],
+            "broken": {split.ids[i]: stamp for i, stamp in enumerate(stamps) if i not in encoded}}
