@@ -3,7 +3,7 @@
 #
 #   sh scripts/test.sh [pytest arguments]     for example: -m slow, -k hamming, tests/test_codes.py
 #
-# Environment: see scripts/setup.sh (VENV, PYTHON, PADDLE_VERSION, ...).
+# Environment: TEST_WORKERS (processes, 0 = none; default: the cores); see scripts/setup.sh (VENV, PYTHON, ...).
 set -eu
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
@@ -13,4 +13,5 @@ case $VENV in /*) bin=$VENV/bin ;; *) bin=$PWD/$VENV/bin ;; esac
 PATH=$bin:$PATH
 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 export PATH OMP_NUM_THREADS VENV
-exec "$bin/python" -m pytest -q --durations=15 "$@"
+# on all cores, at most 8; a file's tests stay together, for they share what is slow to make
+exec "$bin/python" -m pytest -q --durations=15 -n "${TEST_WORKERS:-auto}" --maxprocesses 8 --dist loadfile "$@"
