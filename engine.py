@@ -9,6 +9,8 @@ import dataclasses
 import functools
 import os
 import shutil
+import socket
+import time
 from typing import Any, Optional
 
 import paddle
@@ -27,7 +29,7 @@ from utils.training import checkpoint, trainer
 from utils.training.distributed import broadcast, is_main, world_size
 from utils.training.evaluator import Evaluator, describe, save_curves, validation_splits
 from utils.training.features import FeatureSource
-from utils.training.logger import RunLog
+from utils.training.logger import RunLog, fold
 from utils.training.result import write_result
 from utils.training.seeding import derive, seed_everything
 
@@ -61,7 +63,7 @@ def run(recipe, options, source):
         report = job.evaluator() if options["eval"] else train(job, log)
         if report is not None:
             for text in describe(report):
-                log.line(f"{job.protocol.query.name}: {text}")
+                log.line(*fold(f"{job.protocol.query.name}: {text}"))
             if is_main():
                 log.line(f"wrote {products(job, report, source)}")
         log.close()
@@ -180,8 +182,6 @@ def complete(recipe, protocol, method_class, saved):
     if known.split(":")[0].lower() == recipe["backbone"].lower():
         # SqueezeNet1_1 and SqueezeNet1_1:torchvision have the same weights, and are different networks
         recipe = {**recipe, "backbone": known}
-    if recipe["feature_norm"] != "none" and not recipe["freeze_backbone"]:
-        raise InputError("feature_norm is fitted once, on a frozen backbone; add --freeze-backbone or set it to none")
     if recipe["cached_views"] and not (recipe["freeze_backbone"] and recipe["cached_views"] >= method_class.views):
         raise InputError(f"cached_views needs --freeze-backbone and at least the {method_class.views} views of "
                          f"{recipe['method']}; change it or set it to 0")
@@ -226,6 +226,7 @@ def open_log(job, source):
                  visualdl=options["visualdl"] and not options["eval"])
     job.features.say = log.line
     start = options["pretrained"] or options["resume"]
+    log.line(f"started {time.strftime('%Y-%m-%d %H:%M:%S')}, process {os.getpid()} on {socket.gethostname()}")
     log.line(f"recipe: {source or 'defaults'}; method {recipe['method']}, {recipe['bit']} bits, dataset "
              f"{recipe['dataset']}: {len(splits.train)} train, {len(splits.query)} query, {len(splits.database)} "
              f"database; device {paddle.get_device()} x {world_size()}, seed {recipe['seed']}"

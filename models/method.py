@@ -15,14 +15,19 @@ from utils.settings import Setting, nearest
 
 
 class FeatureNorm(nn.Layer):
-    """Optional fixed normalisation of frozen backbone features, fitted once on the training split.
+    """Optional normalisation of backbone features, fitted once on the training split and fixed from then on.
 
     ``kind`` is ``none``, ``standardize`` or ``log1p_standardize`` (for non-negative pooled features:
     a few dimensions hold most of the energy). Statistics are per channel (last axis) and are
-    buffers: saved with the weights and exported.
+    buffers: saved with the weights and exported. Where the backbone trains they are those of its first weights, and
+    stay: a head that sees all dimensions at one scale from the first step is what they are for.
+
+    A dimension that is the same for all training pictures, or nearly so, is left out (scale 0). Divided by next to
+    nothing it would make noise of the code of the first picture that wakes it.
     """
 
     KINDS = ("none", "standardize", "log1p_standardize")
+    CONSTANT = 1e-3  # of the median deviation: below it a dimension counts as constant
 
     def __init__(self, kind, dim):
         super().__init__()
@@ -32,14 +37,31 @@ class FeatureNorm(nn.Layer):
             self.register_buffer("scale", paddle.ones([dim]))
 
     def fit(self, features):
-        """Set the statistics from raw features, float32 ndarray [N, ..., dim]."""
+        """Set the statistics.
+
+        Args:
+            features: raw features of the training split, float32 [N, ..., dim].
+
+        Returns:
+            A line for the log: from how many rows, and how many dimensions are left out.
+
+        Raises:
+            InputError: no dimension varies.
+        """
         if self.kind == "none":
-            return
+            return "feature_norm: none"
         x = np.asarray(features, dtype="float64").reshape(-1, features.shape[-1])
         if self.kind == "log1p_standardize":
             x = np.log1p(np.maximum(x, 0))
+        deviation = x.std(0)
+        if not deviation.any():
+            raise InputError(f"feature_norm {self.kind}: all {len(x)} training features are the same; look at the "
+                             "pictures and at the weights of the backbone, or set feature_norm to none")
+        varies = deviation > self.CONSTANT * np.median(deviation[deviation > 0])
         self.mean.set_value(x.mean(0).astype("float32"))
-        self.scale.set_value((1 / np.maximum(x.std(0), 1e-6)).astype("float32"))
+        self.scale.set_value(np.where(varies, 1 / np.where(varies, deviation, 1), 0).astype("float32"))
+        return (f"feature_norm {self.kind}: fitted on {len(x)} features of {len(varies)} dimensions, "
+                f"{int((~varies).sum())} constant ones are left out")
 
     def forward(self, x):
         if self.kind == "none":
@@ -132,7 +154,7 @@ class HashMethod(nn.Layer):
             backbone: models.backbones.backbone.Backbone.
             bits: code length.
             facts: DataFacts.
-            feature_norm: one of ``FeatureNorm.KINDS``.
+            feature_norm: one of ``FeatureNorm.KINDS``; the trainer fits it.
             frozen: train the head only; the backbone stays in evaluation mode.
             settings: values of ``settings`` that differ from the defaults.
 

@@ -3,8 +3,8 @@
     python test_tipc/analysis.py --filename LOG --speed_log_file OUT --model_name hashnet_16_bs16_fp32_SingleP_DP
         --base_batch_size 16 [--fp_item fp32] [--device_num N1C1] [--skip_steps 2]
 
-A log line counts if it has ``loss:``, ``avg_reader_cost:``, ``avg_batch_cost:`` and ``avg_ips:``; the first
---skip_steps of them warm up. Needs nothing but Python; ends with status 1 where the log has no such line.
+What the log says of a step counts if it has ``loss:``, ``avg_reader_cost:``, ``avg_batch_cost:`` and ``avg_ips:``; the
+first --skip_steps of them warm up. Needs nothing but Python; ends with status 1 where the log has no such line.
 """
 import argparse
 import importlib.metadata
@@ -14,7 +14,8 @@ import re
 import subprocess
 import sys
 
-LINE = re.compile(r"loss: (\S+?),.*avg_reader_cost: ([\d.]+) sec, avg_batch_cost: ([\d.]+) sec, "
+# a step, in one line or several
+STEP = re.compile(r"loss: (\S+?),[^\[]*?avg_reader_cost: ([\d.]+) sec,\s+avg_batch_cost: ([\d.]+) sec,\s+"
                   r"avg_ips: ([\d.]+) images/sec")
 
 
@@ -43,7 +44,7 @@ def speed(text, skip, batch, devices):
     Args:
         batch: images of one process and step; devices: processes.
     """
-    rows = [tuple(map(float, row)) for row in LINE.findall(text)]
+    rows = [tuple(map(float, row)) for row in STEP.findall(text)]
     rows = rows[min(skip, len(rows) - 1):]
     if not rows:
         return None

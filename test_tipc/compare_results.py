@@ -66,6 +66,11 @@ KINDS = {"paddle": str, "device_class": str, "bits": int, "data": dict, "recipe"
 PLACES = ("data_path", "list_dir", "backbone_weights")  # settings that say where, not what
 
 
+# a step in a training log, in one line or several: its epoch, and its loss terms
+STEP = re.compile(r"^(?:[\d:]+ )?epoch: \[(\d+)/\d+\], step: \[[\d/]+\],\s+(?:eta: \S+,\s+)?lr: \S+,\s+"
+                  r"(loss: [^\[]*?),\s+avg_reader_cost:", re.MULTILINE)
+
+
 class Unusable(Exception):
     """Something needed for a comparison is missing or damaged; one line."""
 
@@ -148,9 +153,8 @@ def read_inference(path):
 def read_losses(path):
     """Loss terms of the last step that each epoch logged: list of dict name -> float."""
     epochs = {}
-    for epoch, terms in re.findall(r"^epoch: \[(\d+)/\d+\], step: \[[\d/]+\], lr: \S+, (loss: .*?), avg_reader_cost",
-                                   read_text(path), re.MULTILINE):
-        epochs[int(epoch)] = {name: float(value) for name, value in (term.split(": ") for term in terms.split(", "))}
+    for epoch, terms in STEP.findall(read_text(path)):
+        epochs[int(epoch)] = {name: float(value) for name, value in re.findall(r"(\w+): ([^\s,]+)", terms)}
     if not epochs:
         raise Unusable(f"{path} holds no `epoch: [...], ... loss: ...` line")
     return [epochs[epoch] for epoch in sorted(epochs)]

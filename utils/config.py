@@ -56,7 +56,7 @@ MODEL = {
                          choices=("fp32", "bf16", "auto")),
     "cached_views": Setting(0, "frozen backbone: augmented views drawn of each image, once; 0 = anew each epoch",
                             low=0),
-    "feature_norm": Setting("none", "of frozen features", choices=("none", "standardize", "log1p_standardize")),
+    "feature_norm": Setting("none", "of features; fixed", choices=("none", "standardize", "log1p_standardize")),
 }
 
 TRAINING = {
@@ -67,10 +67,14 @@ TRAINING = {
     "momentum": Setting(0.9, "of optimizer momentum", low=0),
     "weight_decay": Setting(5e-4, "L2; decoupled in adamw", low=0),
     "learning_rate": Setting(0.001, "as used: never scaled by the number of processes", low=0),
-    "lr_schedule": Setting("step", "by epochs", choices=("constant", "step", "cosine")),
+    "lr_schedule": Setting("step", "of the rate", choices=("constant", "step", "cosine")),
+    "lr_update": Setting("epoch", "when it moves", choices=("epoch", "step")),
+    "warmup_epochs": Setting(0.0, "the rate grows from 0", low=0),
     "lr_step": Setting(50, "of lr_schedule step", low=1),
     "lr_gamma": Setting(0.5, "factor of a step", low=0),
     "lr_min_ratio": Setting(0.0, "end of schedule cosine", low=0),
+    "clip_norm": Setting(0.0, "longest gradient, 0 = any", low=0),
+    "accumulate": Setting(1, "batches an optimizer step", low=1),
     "head_lr_mult": Setting(10.0, "of rates above backbone", low=0),
     "amp": Setting("none", "backbone in 16 bits (GPU); the losses stay in float32", choices=("none", "bf16", "fp16")),
     "drop_last": Setting(False, "no incomplete batch"),

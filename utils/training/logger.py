@@ -1,12 +1,22 @@
-"""What a run says: plain lines on stdout and in train.log, a bar on a terminal, VisualDL scalars."""
+"""What a run says: lines with their time on stdout and in train.log, progress, VisualDL scalars.
+
+On a terminal progress is a bar; elsewhere (a redirected log, a batch system) a line about every half minute.
+"""
 import contextlib
 import os
+import re
 import sys
+import time
 
 from tqdm import tqdm
 
 from utils.errors import InputError, printable
 from utils.training.distributed import is_main
+
+WIDTH = 100  # columns of a line of a training step or an evaluation
+INDENT = " " * len("00:00:00 ")
+EVERY = 30.0  # seconds between two lines of progress
+_open_log = []  # the RunLog at hand; progress off a terminal goes to it
 
 
 class RunLog:
@@ -33,6 +43,7 @@ class RunLog:
             if visualdl:
                 from visualdl import LogWriter  # slow to import, and of no use elsewhere
                 self.scalars = LogWriter(logdir=os.path.join(folder, "vdl"), display_name=os.path.basename(folder))
+        _open_log[:] = [self]
 
     @contextlib.contextmanager
     def _named_errors(self):
@@ -43,11 +54,11 @@ class RunLog:
             raise InputError(f"cannot write {self.folder}/train.log: {error.strerror or error}; free some space or "
                              "choose another --output-dir") from error
 
-    def line(self, text):
-        """Print one line and append it to train.log."""
+    def line(self, text, *more):
+        """Print a line with its time and append it to train.log; lines that go on with it stand below its text."""
         if not self.active:
             return
-        text = printable(text)
+        text = "\n".join([f"{time.strftime('%H:%M:%S')} {printable(text)}", *(INDENT + printable(one) for one in more)])
         tqdm.write(text, file=sys.stdout)
         sys.stdout.flush()
         if self.file:
@@ -61,12 +72,92 @@ class RunLog:
 
     def close(self):
         """Close the files."""
+        _open_log.clear()
         for stream in (self.file, self.scalars):
             if stream:
                 stream.close()
+        self.file = self.scalars = None
+
+
+def fold(text, width=WIDTH):
+    """A long text as lines of at most ``width`` columns with their time or indent, broken behind commas and the like.
+
+    Returns:
+        list of lines, for ``RunLog.line(*lines)``.
+    """
+    lines = [""]
+    for piece in re.split(r"(?<=[,;] )|(?<=  )", text):
+        if lines[-1] and len(INDENT) + len((lines[-1] + piece).rstrip()) > width:
+            lines.append("")
+        lines[-1] += piece
+    return [line.rstrip() for line in lines]
+
+
+def on_terminal():
+    """True where progress can be a bar."""
+    return sys.stderr.isatty()
+
+
+def duration(seconds):
+    """``1:02:03``: hours (as many as there are), minutes, seconds."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def bar(iterable, total, text):
-    """A progress bar on a terminal (rank 0), the bare iterable elsewhere."""
-    return tqdm(iterable, total=total, desc=text, leave=False, dynamic_ncols=True,
-                disable=not (is_main() and sys.stderr.isatty()))
+    """Progress of a long loop on rank 0: a bar on a terminal, else a line about every half minute.
+
+    Such a line goes to the log of the run; to stderr where there is none, for stdout holds a command's answer.
+
+    Args:
+        iterable: handed on.
+        total: how many it has.
+        text: what is done, for example ``encode database``.
+    """
+    if not is_main():
+        return iterable
+    if on_terminal():
+        return tqdm(iterable, total=total, desc=text, leave=False, dynamic_ncols=True)
+    return _lines_of_progress(iterable, total, text)
+
+
+def _lines_of_progress(iterable, total, text):
+    began = said = time.monotonic()
+    for done, item in enumerate(iterable):
+        now = time.monotonic()
+        if now - said >= EVERY:
+            said = now
+            line = f"{text}: {100 * done // max(total, 1)} %, {duration((now - began) * (total - done) / done)} left"
+            if _open_log:
+                _open_log[0].line(line)
+            else:
+                print(f"{time.strftime('%H:%M:%S')} {printable(line)}", file=sys.stderr, flush=True)
+        yield item
+
+
+class Progress:
+    """How far a training is. Its bar and its time left cover the run: what was not trained here (a resumed run's first
+    epochs) does not count, evaluations between the epochs do.
+
+    Args:
+        steps: to be done.
+    """
+
+    def __init__(self, steps):
+        self.steps, self.done, self.began = steps, 0, time.monotonic()
+        # smoothing 0: the mean rate of the whole run, evaluations included
+        self.bar = tqdm(total=steps, desc="training", unit="step", leave=False, dynamic_ncols=True, smoothing=0,
+                        disable=not (is_main() and on_terminal()))
+
+    def step(self):
+        """One more step is done."""
+        self.done += 1
+        self.bar.update()
+
+    def left(self):
+        """Time to the end at the pace so far, as text."""
+        return duration((time.monotonic() - self.began) * (self.steps - self.done) / max(self.done, 1))
+
+    def close(self):
+        """Remove the bar."""
+        self.bar.close()

@@ -1,6 +1,6 @@
 """The training loop. It knows no method by name: only the contract in models/method.py."""
+import contextlib
 import dataclasses
-import math
 import os
 import shutil
 import time
@@ -14,7 +14,8 @@ from utils.training import amp, checkpoint, optim
 from utils.training.distributed import barrier, broadcast, gather_objects, is_main, rank, world_size
 from utils.training.evaluator import describe
 from utils.training.loader import Items, cached_batches, epoch_order, load_batches
-from utils.training.logger import bar
+from utils.training.logger import Progress, fold
+from utils.training.meter import Meter, check_finite
 from utils.training.seeding import seed_everything
 from utils.transforms import recipe_spec
 
@@ -100,11 +101,13 @@ def fit(training, evaluator, log, about):
         with atomic_path(best) as temporary:
             shutil.copyfile(earlier, temporary)
     parallel = paddle.DataParallel(method) if world_size() > 1 else method
-    features, views = training_features(training)
+    features, views = training_features(training, log)
     items = Items(train, recipe_spec(recipe), method.views, recipe["augment"], recipe["seed"])
 
     report = None
-    for epoch in range(state["epoch"], min(recipe["epoch"], run["stop_epoch"] or recipe["epoch"])):
+    epochs = range(state["epoch"], min(recipe["epoch"], run["stop_epoch"] or recipe["epoch"]))
+    progress = Progress(len(epochs) * len(epoch_order(len(train), recipe["batch_size"], 0, 0, recipe["drop_last"])))
+    for epoch in epochs:
         started = time.time()
         seed_everything(recipe["seed"], epoch, 2 + rank())
         items.epoch = epoch
@@ -116,7 +119,7 @@ def fit(training, evaluator, log, about):
         else:
             batches = load_batches(items, order, run["num_workers"])
         with amp.backbone(method, recipe["amp"]):
-            mean_loss = train_epoch(training, parallel, batches, order, epoch, log)
+            mean_loss = train_epoch(training, parallel, batches, order, epoch, log, progress)
         # running statistics of batch norm differ by rank: the ranks would encode their shares of a split with different
         # networks, and a resumed run would not equal an uninterrupted one
         broadcast(value for key, value in method.state_dict().items()
@@ -129,7 +132,7 @@ def fit(training, evaluator, log, about):
         if last or (epoch + 1) % recipe["eval_epoch"] == 0:
             report = evaluator()
             for text in describe(report):
-                log.line(f"epoch: [{epoch + 1}/{recipe['epoch']}], {evaluator.query.name}: {text}")
+                log.line(*fold(f"epoch: [{epoch + 1}/{recipe['epoch']}], {evaluator.query.name}: {text}"))
             score = report["score"]
             state["history"].append({"epoch": epoch + 1, "loss": mean_loss, "score": score})
             if score is not None:
@@ -138,6 +141,7 @@ def fit(training, evaluator, log, about):
                 state["best_score"], state["best_epoch"] = score, epoch + 1
                 save(best, method, None, about, state)
         save(training.path(checkpoint.LATEST), method, training.optimizer, about, state)
+    progress.close()
     return report
 
 
@@ -148,7 +152,7 @@ def save(path, method, optimizer, about, state):
     barrier()
 
 
-def training_features(training):
+def training_features(training, log):
     """Fit the normalisations and compute once what need not be computed in every epoch.
 
     Returns:
@@ -159,14 +163,14 @@ def training_features(training):
                                           training.source)
     if not run["resume"]:
         method.fit(train)
-    given = train.features is not None
-    if not given and not method.frozen:
-        return None, 0
-    once = given or recipe["augment"] == "none" and recipe["cache_features"]
+    frozen = method.frozen or train.features is not None
+    once = frozen and (train.features is not None or recipe["augment"] == "none" and recipe["cache_features"])
     fit_norm = recipe["feature_norm"] != "none" and not run["resume"]
     plain = source(train) if once or fit_norm else None
     if fit_norm:
-        method.norm.fit(plain)
+        log.line(method.norm.fit(plain))
+    if not frozen:
+        return None, 0
     if once:
         return plain, 0
     if recipe["cached_views"]:
@@ -174,48 +178,61 @@ def training_features(training):
     return None, 0
 
 
-def train_epoch(training, parallel, batches, order, epoch, log):
-    """One pass; returns the mean of the total loss, over all ranks. The log line carries what TIPC readers look for."""
+def train_epoch(training, parallel, batches, order, epoch, log, progress):
+    """One pass.
+
+    Args:
+        training: Training.
+        parallel: the method, or its paddle.DataParallel.
+        batches: iterable of batches; ``order``: list of their positions in the training split.
+        epoch: from 0.
+        log: RunLog.
+        progress: Progress of the run.
+
+    Returns:
+        Mean over steps and ranks of the total loss.
+    """
     method, optimizer, recipe, run = training.method, training.optimizer, training.recipe, training.run
-    optimizer.set_lr(optim.learning_rate(recipe, epoch))
-    scaler = amp.scaler(recipe["amp"])
-    total, reader, batch_cost, since, count = 0.0, 0.0, 0.0, 0, 0
-    before = time.time()
-    for step, batch in enumerate(bar(batches, len(order), f"epoch {epoch + 1}")):
-        loaded = time.time()
-        reader += loaded - before
-        method.start_step(epoch * len(order) + step, recipe["epoch"] * len(order))
-        terms = parallel(batch)
-        values = {name: float(value) for name, value in terms.items()}
-        for name, value in values.items():
-            if not math.isfinite(value):
-                names = [training.train.ids[i] for i in order[step]]
-                raise InputError(f"loss term {name!r} is {value} at epoch {epoch + 1}, step {step + 1}; lower the "
-                                 f"learning rate or look at the images of the batch: {', '.join(names[:8])}"
-                                 + (f" and {len(names) - 8} more" if len(names) > 8 else ""))
-        if scaler:
-            scaler.scale(terms["total"]).backward()
-            scaler.step(optimizer)
-            scaler.update()
-        else:
-            terms["total"].backward()
-            optimizer.step()
-        optimizer.clear_grad()
-        total += values["total"]
-        since += len(order[step])
-        count += 1
-        batch_cost += time.time() - before
-        before = time.time()
-        if count == run["log_step"] or step + 1 == len(order):
-            values = rank_means(values)
-            parts = ", ".join(f"{name}: {value:.5f}" for name, value in values.items() if name != "total")
-            log.line(f"epoch: [{epoch + 1}/{recipe['epoch']}], step: [{step + 1}/{len(order)}], "
-                     f"lr: {optimizer.get_lr():.3g}, loss: {values['total']:.5f}{', ' if parts else ''}{parts}, "
-                     f"avg_reader_cost: {reader / count:.5f} sec, avg_batch_cost: {batch_cost / count:.5f} sec, "
-                     f"avg_ips: {since * world_size() / max(batch_cost, 1e-9):.2f} images/sec")
-            log.scalar("train/loss", values["total"], epoch * len(order) + step)
-            reader, batch_cost, since, count = 0.0, 0.0, 0, 0
-    return rank_means({"total": total / len(order)})["total"]
+    parameters = [parameter for parameter in method.parameters() if not parameter.stop_gradient]
+    scaler, meter, steps, accumulate = amp.scaler(recipe["amp"]), Meter(), len(order), recipe["accumulate"]
+    for step, batch in enumerate(batches):
+        meter.loaded()
+        first = step - step % accumulate  # the batches first .. end - 1 make one step of the optimizer
+        end = min(first + accumulate, steps)
+        share = len(order[step]) / sum(map(len, order[first:end]))
+        method.start_step(epoch * steps + step, recipe["epoch"] * steps)
+        optim.set_rate(optimizer, optim.learning_rate(recipe, epoch, first, steps))
+        with gradients_stay(parallel, step + 1 < end):
+            terms = parallel(batch)
+            loss = terms["total"] if share == 1 else share * terms["total"]
+            (scaler.scale(loss) if scaler else loss).backward()
+        if step + 1 == end:
+            optim.apply_gradients(optimizer, parameters, recipe["clip_norm"], scaler)
+            optimizer.clear_grad()
+        meter.stepped(terms, len(order[step]))
+        progress.step()
+        if len(meter.pending) == run["log_step"] or step + 1 == steps:
+            rows = meter.read()
+            check_finite(rows, epoch, step + 1 - len(rows), lambda i: [training.train.ids[j] for j in order[i]])
+            values = rank_means(rows[-1])
+            log.line(*step_lines(f"epoch: [{epoch + 1}/{recipe['epoch']}], step: [{step + 1}/{steps}]", progress.left(),
+                                 optimizer.get_lr(), values, meter.costs()))
+            log.scalar("train/loss", values["total"], epoch * steps + step)
+    return rank_means({"total": meter.total / steps})["total"]
+
+
+def gradients_stay(parallel, stay):
+    """Inside, where ``stay`` is true, gradients of several ranks are not averaged yet: more are to be added to them."""
+    return parallel.no_sync() if stay and world_size() > 1 else contextlib.nullcontext()
+
+
+def step_lines(place, left, rate, values, costs):
+    """What the log says of a step, with the words that TIPC's readers look for: ``loss:``, ``avg_ips:`` and so on."""
+    reader, batch, ips = costs
+    terms = "".join(f", {name}: {value:.5f}" for name, value in values.items() if name != "total")
+    return [*fold(f"{place}, eta: {left}, lr: {rate:.3g}, loss: {values['total']:.5f}{terms},"),
+            f"avg_reader_cost: {reader:.5f} sec, avg_batch_cost: {batch:.5f} sec, "
+            f"avg_ips: {ips * world_size():.2f} images/sec"]
 
 
 def rank_means(values):
