@@ -25,16 +25,8 @@ Ranks: a mean over rows; only the number of rows with a label is global.
 import paddle
 from paddle import nn
 
-from models.losses import (
-    hash_layer,
-    label_shares,
-    labelled_mean,
-    log_cosh,
-    numpy_generator,
-    sign,
-    softplus,
-    torch_linear,
-)
+from models import losses
+from models.losses import label_shares, labelled_mean, torch_linear
 from models.method import HashMethod
 from models.targets import centres, describe_targets
 from utils.settings import Setting
@@ -52,18 +44,18 @@ def image_centres(labels, targets, tie):
         float32 [n, K] of +-1, no gradient.
     """
     votes = paddle.matmul(labels, targets)
-    return paddle.where(votes == 0, tie.expand_as(votes), sign(votes)).detach()
+    return paddle.where(votes == 0, tie.expand_as(votes), losses.sign(votes)).detach()
 
 
 def centre_loss(u, centre):
     """BCE of the bits of tanh(u) against those of the centre, mean over bits; u, centre [n, K]. Returns [n]."""
-    return softplus(-2 * u * centre).mean(axis=1)
+    return losses.softplus(-2 * u * centre).mean(axis=1)
 
 
 def quantization_loss(y, kind="square"):
     """(|y| - 1)^2, or log cosh(|y| - 1) for ``log_cosh``, mean over bits; y [n, K]. Returns [n]."""
     gap = paddle.abs(y) - 1
-    return (log_cosh(gap) if kind == "log_cosh" else gap * gap).mean(axis=1)
+    return (losses.log_cosh(gap) if kind == "log_cosh" else gap * gap).mean(axis=1)
 
 
 class CSQ(HashMethod):
@@ -99,8 +91,8 @@ class CSQ(HashMethod):
             self.hash = torch_linear(width, self.bits)
         else:
             self.hidden = nn.Identity()
-            self.hash = hash_layer(width, self.bits)
-        rng = numpy_generator()
+            self.hash = losses.hash_layer(width, self.bits)
+        rng = losses.numpy_generator()
         rows = centres(self.bits, self.facts.num_classes, rng, self.target_order)
         self.register_buffer("targets", paddle.to_tensor(rows.astype("float32")))
         self.register_buffer("tie_bits", paddle.to_tensor((2.0 * rng.integers(0, 2, self.bits) - 1).astype("float32")))

@@ -116,6 +116,33 @@ def cross_entropy(logits, shares):
     return -(shares * nn.functional.log_softmax(logits, axis=1)).sum(axis=1)
 
 
+def pair_cosines(x):
+    """Cosines of rows i and i + n // 2, for i < n // 2; of an odd number of rows the last has no partner.
+
+    Args:
+        x: [n, D].
+
+    Returns:
+        [n // 2].
+    """
+    half, x = x.shape[0] // 2, l2_normalize(x)
+    return (x[:half] * x[half:2 * half]).sum(axis=1)
+
+
+def rebuild_cosines(codes, features):
+    """Mean squared difference of the pair cosines of codes and features; 0 where a row is alone.
+
+    Rows are paired over the whole batch, so both must have been gathered from all ranks.
+
+    Args:
+        codes: [n, K].
+        features: [n, D]; constants.
+    """
+    if codes.shape[0] < 2:
+        return 0 * codes.sum()
+    return ((pair_cosines(codes) - pair_cosines(features.detach())) ** 2).mean()
+
+
 def negative_log_likelihood(d, s, linear_above=None):
     """-log P(s | d) for P(s = 1 | d) = sigmoid(d), i.e. log(1 + exp(d)) - s d, without overflow.
 
@@ -134,17 +161,17 @@ def negative_log_likelihood(d, s, linear_above=None):
     return loss
 
 
-def hash_layer(width, bits):
+def hash_layer(width, bits, bias=True):
     """Linear [width -> bits] with weight N(0, 0.01) and bias 0, as the authors of HashNet and DHN start it."""
     return nn.Linear(width, bits, weight_attr=nn.initializer.Normal(0.0, 0.01),
-                     bias_attr=nn.initializer.Constant(0.0))
+                     bias_attr=nn.initializer.Constant(0.0) if bias else False)
 
 
-def torch_linear(inputs, outputs):
+def torch_linear(inputs, outputs, bias=True):
     """Linear layer with torch's default start: weights and biases uniform in +-1/sqrt(inputs)."""
     bound = 1.0 / math.sqrt(inputs)
     return nn.Linear(inputs, outputs, weight_attr=nn.initializer.Uniform(-bound, bound),
-                     bias_attr=nn.initializer.Uniform(-bound, bound))
+                     bias_attr=nn.initializer.Uniform(-bound, bound) if bias else False)
 
 
 def numpy_generator():

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from models.backbones.adapt import dropout_layers
 from utils.config import RECIPE, RUN
 from utils.errors import InputError
 from utils.settings import Setting, nearest
@@ -84,6 +85,11 @@ class DataFacts:
     num_train: int = 0
     num_classes: int = 0
     text_dim: Optional[int] = None
+
+
+# for the methods whose references take features from a frozen network in training mode
+FEATURE_DROPOUT = Setting(False, "the frozen backbone's dropout stays on in training, as in the public code; features "
+                          "are then computed anew in every step")
 
 
 class HashMethod(nn.Layer):
@@ -176,6 +182,9 @@ class HashMethod(nn.Layer):
             raise InputError(f"method {self.name} needs texts (the number of columns of their features), and there are "
                              "none")
         self.norm = FeatureNorm(feature_norm, self.feature_dim)
+        if self.feature_dropout and not (frozen and dropout_layers(backbone)):
+            raise InputError("feature_dropout keeps the dropout of a frozen backbone on: it needs --freeze-backbone and "
+                             "a backbone with dropout before its last features (AlexNet, VGG)")
         if frozen:
             for parameter in backbone.parameters():
                 parameter.stop_gradient = True
@@ -295,10 +304,19 @@ class HashMethod(nn.Layer):
             raw = self.backbone_features(batch[f"image{number}"])
         return self.norm(raw)
 
+    @property
+    def fixed_features(self):
+        """True where a picture has the same backbone features in every step of training, so that one may keep them."""
+        return self.frozen and not self.feature_dropout
+
     def train(self):
+        """Training mode; a frozen backbone stays in evaluation mode, but for its dropout if that is asked for."""
         super().train()
         if self.frozen:
             self.backbone.eval()
+        if self.feature_dropout:
+            for layer in dropout_layers(self.backbone):
+                layer.training = True
 
     # identity -----------------------------------------------------------------------------
     def fingerprint(self, preprocess):

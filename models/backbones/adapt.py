@@ -14,6 +14,12 @@ class _DropInput:
         return F.dropout(inputs[0], 0.5, training=layer.training)
 
 
+def dropout_layers(net):
+    """The layers of a network that drop some of their input while they are in training mode."""
+    return [layer for layer in net.sublayers() if isinstance(layer, nn.Dropout) and layer.p > 0
+            or any(isinstance(hook, _DropInput) for hook in layer._forward_pre_hooks.values())]
+
+
 class _PoolOutput:
     """Hook: adaptive average pooling of a layer's output, so that fc6 fits any picture size."""
 
