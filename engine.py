@@ -16,7 +16,7 @@ from typing import Any, Optional
 import paddle
 
 from models import METHODS, find_method
-from models.build import build_method, load_weights
+from models.build import build_method, load_weights, method_settings
 from models.checkpoint import open_checkpoint
 from models.encoder import LiveEncoder
 from models.method import DataFacts
@@ -124,7 +124,7 @@ def prepare(recipe, options):
     notes = [f"note: {note}" for note in protocol.notes]
     vectorizer, note = text_features(protocol, recipe, method_class, saved.get("vectorizer"))
     notes += [note] if note else []
-    if method_class.kind == "unsupervised" and protocol.train.labels is not None and not options["eval"]:
+    if not learns_from_labels(recipe) and protocol.train.labels is not None and not options["eval"]:
         notes.append(f"note: {recipe['method']} is unsupervised; the labels serve evaluation only")
     text = protocol.train.text_features if "text" in method_class.modalities else None
     facts = DataFacts(len(protocol.train), len(protocol.classes), None if text is None else text.shape[1])
@@ -157,11 +157,19 @@ def load_data(recipe, method_class):
     """
     protocol = load_protocol(recipe["dataset"], root=recipe["data_path"], seed=recipe["split_seed"],
                              list_dir=recipe["list_dir"], **data_request(recipe)["sizes"])
-    if method_class.kind == "supervised" and protocol.train.labels is None:
+    if learns_from_labels(recipe) and protocol.train.labels is None:
+        others = ", ".join(name for name, method in METHODS.items()
+                           if method.kind == "unsupervised" and method.modalities == method_class.modalities)
         raise InputError(f"method {recipe['method']} needs labels, and the training split of {recipe['dataset']} has "
                          "none; put the pictures into one sub-folder a class, name the labels in a manifest, or choose "
-                         "an unsupervised --method (nsh, wch)" + "".join(f"; note: {note}" for note in protocol.notes))
+                         f"an unsupervised --method ({others})" + "".join(f"; note: {note}" for note in protocol.notes))
     return protocol
+
+
+def learns_from_labels(recipe):
+    """True where the method of a recipe does so with the recipe's settings."""
+    method_class = METHODS[recipe["method"]]
+    return method_class.needs_labels(method_class.check_settings(method_settings(recipe)))
 
 
 def complete(recipe, protocol, method_class, saved):
@@ -252,6 +260,8 @@ def train(job, log):
         None where training stopped before its last epoch.
     """
     recipe, folder, state = job.recipe, job.options["output_dir"], job.training.state
+    for line in job.method.describe():
+        log.line(line)
     if is_main():
         write_recipe(os.path.join(folder, "recipe.yaml"), recipe)
     report = trainer.fit(job.training, job.chooser, log, job.about)

@@ -24,8 +24,13 @@ def build_method(recipe, facts):
     method_class = METHODS[recipe["method"]]
     backbone = build_backbone(recipe["backbone"], weights=recipe["backbone_weights"],
                               pretrained=recipe["pretrained_backbone"], image_size=recipe["crop_size"])
-    settings = {key: recipe[key] for key in method_class.settings if key in recipe}
-    return method_class(backbone, recipe["bit"], facts, recipe["feature_norm"], recipe["freeze_backbone"], **settings)
+    return method_class(backbone, recipe["bit"], facts, recipe["feature_norm"], recipe["freeze_backbone"],
+                        recipe.get("feature_dropout", False), **method_settings(recipe))  # older recipes have no such key
+
+
+def method_settings(recipe):
+    """The settings of its method that a flat recipe holds, as a dict."""
+    return {key: recipe[key] for key in METHODS[recipe["method"]].settings if key in recipe}
 
 
 def load_state(method, tensors, where):

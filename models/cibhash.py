@@ -24,7 +24,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from models.losses import l2_normalize, numpy_generator, sign, torch_linear
-from models.method import FEATURE_DROPOUT, HashMethod
+from models.method import HashMethod
 from utils.settings import Setting
 from utils.training.distributed import gather, own_rows
 
@@ -90,7 +90,6 @@ class CIBHash(HashMethod):
         "temperature": Setting(0.3, "T, temperature of the contrast (authors tried .2 to .4)", above=0),
         "kl_weight": Setting(0.001, "weight of the divergence of the two views (authors tried 1e-3 to 1e-5)", low=0),
         "sample": Setting(False, "draw the threshold of every bit in training: in the paper, not in its code"),
-        "feature_dropout": FEATURE_DROPOUT,
     }
 
     def build(self):

@@ -24,7 +24,7 @@ small problem of B / 2 pairs.
 import paddle
 
 from models.losses import cross_entropy, label_shares, labelled_mean, rebuild_cosines, sign_ste, torch_linear
-from models.method import FEATURE_DROPOUT, HashMethod
+from models.method import HashMethod
 from utils.settings import Setting
 from utils.training.distributed import gather
 
@@ -50,7 +50,6 @@ class GreedyHash(HashMethod):
                               choices=("labels", "features")),
         "alpha": Setting(0.1, "weight of the cubic term (ImageNet 1)", low=0),
         "first_label": Setting(False, "of several labels only the lowest-numbered counts (DeepHash-pytorch)"),
-        "feature_dropout": FEATURE_DROPOUT,
     }
 
     @classmethod

@@ -87,11 +87,6 @@ class DataFacts:
     text_dim: Optional[int] = None
 
 
-# for the methods whose references take features from a frozen network in training mode
-FEATURE_DROPOUT = Setting(False, "the frozen backbone's dropout stays on in training, as in the public code; features "
-                          "are then computed anew in every step")
-
-
 class HashMethod(nn.Layer):
     """A network and its loss. A method is one file with one subclass: settings, ``build``, ``code``, ``loss``.
 
@@ -153,7 +148,8 @@ class HashMethod(nn.Layer):
                 raise InputError(f"class {cls.__name__}: the setting {key} would hide the attribute {key} of a "
                                  "HashMethod; choose another name")
 
-    def __init__(self, backbone, bits, facts=DataFacts(), feature_norm="none", frozen=False, **settings):
+    def __init__(self, backbone, bits, facts=DataFacts(), feature_norm="none", frozen=False, feature_dropout=False,
+                 **settings):
         """Set the settings and the backbone, then call ``build``.
 
         Args:
@@ -162,6 +158,8 @@ class HashMethod(nn.Layer):
             facts: DataFacts.
             feature_norm: one of ``FeatureNorm.KINDS``; the trainer fits it.
             frozen: train the head only; the backbone stays in evaluation mode.
+            feature_dropout: but its dropout stays on in training, as in public codes that freeze weights and forget
+                the mode.
             settings: values of ``settings`` that differ from the defaults.
 
         Raises:
@@ -172,7 +170,7 @@ class HashMethod(nn.Layer):
         self.backbone = backbone
         self.bits = bits
         self.facts = facts
-        self.frozen = frozen
+        self.frozen, self.feature_dropout = frozen, feature_dropout
         values = self.check_settings(settings)
         for name, value in values.items():
             setattr(self, name, value)
@@ -183,8 +181,8 @@ class HashMethod(nn.Layer):
                              "none")
         self.norm = FeatureNorm(feature_norm, self.feature_dim)
         if self.feature_dropout and not (frozen and dropout_layers(backbone)):
-            raise InputError("feature_dropout keeps the dropout of a frozen backbone on: it needs --freeze-backbone and "
-                             "a backbone with dropout before its last features (AlexNet, VGG)")
+            raise InputError("feature_dropout keeps the dropout of a frozen backbone on: it needs --freeze-backbone "
+                             "and a backbone with dropout before its last features (AlexNet, VGG)")
         if frozen:
             for parameter in backbone.parameters():
                 parameter.stop_gradient = True

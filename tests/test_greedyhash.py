@@ -70,9 +70,9 @@ def test_the_method_is_these_formulas(golden):
         assert list(terms) == ["total", "class", "quantization"]
 
 
-def build(more, classes=6, backbone=None, frozen=False):
+def build(more, classes=6):
     paddle.seed(0)
-    return GreedyHash(backbone or tiny.TinyBackbone(), 16, DataFacts(20, classes), frozen=frozen, **more)
+    return GreedyHash(tiny.TinyBackbone(), 16, DataFacts(20, classes), **more)
 
 
 def test_labels_are_needed_only_where_they_are_learnt_from():
@@ -124,30 +124,3 @@ def test_the_features_are_a_constant_for_the_pairs():
     rebuild_cosines(sign_ste(u), method.view(batch)).backward()
     x = method.view(batch).detach()
     near_gradient(method.hash.weight.grad.numpy(), paddle.matmul(x, u.grad, transpose_x=True).numpy())
-
-
-def test_feature_dropout_is_that_of_the_frozen_network_in_training():
-    from models.backbones.build import build_backbone
-    alexnet = build_backbone("AlexNet", pretrained=False, image_size=64)
-    more = {"learn_from": "features", "feature_dropout": True}
-    method = build(more, backbone=alexnet, frozen=True)
-    method.train()
-    image = paddle.randn([2, 3, 64, 64])
-    assert (method.backbone_features(image).numpy() != method.backbone_features(image).numpy()).any()
-    assert not method.fixed_features
-    method.eval()
-    np.testing.assert_array_equal(method.backbone_features(image).numpy(), method.backbone_features(image).numpy())
-    for backbone, frozen in ((alexnet, False), (tiny.TinyBackbone(), True)):
-        with pytest.raises(InputError, match="feature_dropout"):
-            build(more, backbone=backbone, frozen=frozen)
-    plain = build({"learn_from": "features"}, backbone=alexnet, frozen=True)
-    plain.train()
-    np.testing.assert_array_equal(plain.backbone_features(image).numpy(), plain.backbone_features(image).numpy())
-    assert plain.fixed_features
-
-
-def test_feature_dropout_of_vgg_is_found():
-    """Its dropout is a hook on fc6 and fc7."""
-    from models.backbones.networks import build_net, dropout_layers
-    net, _ = build_net("VGG11", "VGG11", {}, 224)
-    assert len(dropout_layers(net)) == 2

@@ -51,6 +51,7 @@ MODEL = {
     "pretrained_backbone": Setting(True, "ImageNet weights, downloaded unless --backbone-weights; --no-pretrained: "
                                    "random", off=("no_pretrained",)),
     "freeze_backbone": Setting(False, "train the head only"),
+    "feature_dropout": Setting(False, "leave a frozen network's dropout on in training"),
     "cache_features": Setting(True, "of a frozen backbone"),
     "precision": Setting("fp32", "of frozen features; auto: bf16 where a sample allows it",
                          choices=("fp32", "bf16", "auto")),

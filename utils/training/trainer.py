@@ -58,6 +58,9 @@ def start(method, train, recipe, run, source):
     if not epoch_order(len(train), recipe["batch_size"], 0, 0, recipe["drop_last"]):
         raise InputError(f"the training split has {len(train)} images, too few for a step of {world_size()} x "
                          f"{recipe['batch_size']}; lower --batch-size or give more images")
+    if recipe["cached_views"] and not method.fixed_features:
+        raise InputError("cached_views computes the features of a view once, and feature_dropout in every step anew; "
+                         "leave one of them out")
     optimizer = optim.make_optimizer(method, recipe)
     if not run["resume"]:
         state = {"epoch": 0, "best_score": None, "best_epoch": None, "history": [], "seconds": 0.0, "images": 0,
@@ -163,17 +166,15 @@ def training_features(training, log):
                                           training.source)
     if not run["resume"]:
         method.fit(train)
-    frozen = method.frozen or train.features is not None
-    once = frozen and (train.features is not None or recipe["augment"] == "none" and recipe["cache_features"])
+    given = train.features is not None
+    once = given or method.fixed_features and recipe["augment"] == "none" and recipe["cache_features"]
     fit_norm = recipe["feature_norm"] != "none" and not run["resume"]
     plain = source(train) if once or fit_norm else None
     if fit_norm:
         log.line(method.norm.fit(plain))
-    if not frozen:
-        return None, 0
     if once:
         return plain, 0
-    if recipe["cached_views"]:
+    if recipe["cached_views"]:  # only with fixed features, see ``start``
         return source(train, recipe["cached_views"]), method.views
     return None, 0
 
