@@ -154,7 +154,7 @@ def describe_targets(targets, wanted=0):
     """``target_figures`` as a line for the log; says so where rows are nearer than ``wanted`` bits."""
     figures, (classes, bits) = target_figures(targets), targets.shape
     line = (f"targets: {classes} classes, {bits} bits, distance at least {figures['smallest']}, mean "
-            f"{figures['mean']:.1f}; {figures['constant']} constant bits, {figures['repeated']} that repeat another bit")
+            f"{figures['mean']:.1f}; {figures['constant']} constant bits, {figures['repeated']} that repeat others")
     if not figures["smallest"]:
         return line + "; classes with equal targets cannot be told apart: use more bits"
     return line + (f"; no rows at least {wanted} bits apart were found" if figures["smallest"] < wanted else "")

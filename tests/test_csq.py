@@ -136,9 +136,9 @@ def test_targets_and_tie_vector_follow_the_seed_and_are_saved():
 
 def test_the_log_names_wasted_bits():
     line, = build(bits=64, classes=10, target_order="rows").describe()
-    assert "distance at least 32" in line and "4 constant bits, 45 that repeat another bit" in line
+    assert "distance at least 32" in line and "4 constant bits, 45 that repeat others" in line
     line, = build(bits=64, classes=10).describe()
-    assert "0 constant bits, 0 that repeat another bit" in line
+    assert "0 constant bits, 0 that repeat others" in line
 
 
 @pytest.mark.parametrize("more", [{}, {"head": "deep"}, {"quantize": "log_cosh", "tie": "first_label"}])

@@ -1,5 +1,6 @@
 """feature_dropout: the weights of the backbone are frozen, and its dropout is not."""
-import numpy as np
+import types
+
 import paddle
 import pytest
 
@@ -9,6 +10,7 @@ from models.backbones.networks import build_net, dropout_layers
 from models.method import DataFacts
 from tests.tiny import TinyBackbone
 from utils.errors import InputError
+from utils.training import trainer
 
 METHOD = next(method for method in METHODS.values() if method.kind == "supervised" and method.feature_kind == "pooled")
 
@@ -45,16 +47,20 @@ def test_dropout_of_vgg_is_found():
     assert len(dropout_layers(net)) == 2
 
 
-def test_features_are_not_cached(run, tmp_path, shapes):
-    """The loss of an epoch without learning differs from that of cached features; cached views are refused."""
-    flags = ["--method", METHOD.name, "--dataset", "shapes", "--data-path", shapes, "--num-train", 64, "--num-query", 16,
-             "--num-database", 160, "--backbone", "AlexNet", "--no-pretrained", "--freeze-backbone", "--crop-size", 32,
-             "--resize-size", 32, "--augment", "none", "--bit", 12, "--epoch", 1, "--learning-rate", 0, "--device", "cpu"]
-    losses = []
-    for more in ([], ["--feature-dropout"]):
-        done = run("main_single_gpu.py", *flags, *more, "--output-dir", tmp_path / f"run{len(more)}")
-        losses += [line.split("loss: ")[1].split(",")[0] for line in done.stdout.splitlines() if "loss: " in line][:1]
-    assert losses[0] != losses[1]
-    done = run("main_single_gpu.py", *flags, "--feature-dropout", "--cached-views", 2, "--output-dir", tmp_path / "c",
-               ok=False)
-    assert done.returncode == 2 and "cached_views" in done.stderr and not (tmp_path / "c").exists()
+@pytest.mark.parametrize("dropout", [True, False])
+def test_features_are_cached_without_it_only(alexnet, dropout):
+    train = types.SimpleNamespace(features=None, labels=None)
+    recipe = {"augment": "none", "cache_features": True, "feature_norm": "none", "cached_views": 0}
+
+    def source(split):
+        assert split is train and not dropout
+        return "features"
+
+    training = trainer.Training(build(alexnet, True, dropout), train, recipe, {"resume": None}, None, {}, source)
+    assert trainer.training_features(training) == ((None, 0) if dropout else ("features", 0))
+
+
+def test_cached_views_and_dropout_exclude_each_other(alexnet):
+    recipe = {"amp": "none", "batch_size": 2, "drop_last": False, "cached_views": 2}
+    with pytest.raises(InputError, match="cached_views.*feature_dropout"):
+        trainer.start(build(alexnet, True, True), range(8), recipe, {}, None)

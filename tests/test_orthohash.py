@@ -84,7 +84,8 @@ def test_golden_head(golden, training):
 def build(bits=16, classes=6, backbone=None, seed=0, **more):
     from models.backbones.build import build_backbone
     paddle.seed(seed)
-    return OrthoHash(build_backbone(backbone) if backbone else tiny.TinyBackbone(), bits, DataFacts(20, classes), **more)
+    network = build_backbone(backbone) if backbone else tiny.TinyBackbone()
+    return OrthoHash(network, bits, DataFacts(20, classes), **more)
 
 
 def test_batch_norm_is_paddles_but_for_the_unbiased_variance():

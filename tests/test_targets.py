@@ -65,7 +65,7 @@ def test_hadamard_rows_are_half_the_bits_apart(digits, data):
 
 @pytest.mark.parametrize("bits", [8, 16, 32, 64, 128])
 def test_spread_rows_waste_no_bit(bits):
-    """From two classes more than log2 K on; the public order has 2^ceil(log2 C) different bits, one of them constant."""
+    """From log2 K + 2 classes on; the public order has 2^ceil(log2 C) different bits, one of them constant."""
     for classes in range(bits.bit_length() + 1, bits + 1):
         figures = target_figures(centres(bits, classes, rng()))
         assert (figures["constant"], figures["repeated"]) == (0, 0), classes
