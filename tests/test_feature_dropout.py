@@ -5,8 +5,8 @@ import paddle
 import pytest
 
 from models import METHODS
+from models.backbones.adapt import adapt, dropout_layers
 from models.backbones.build import build_backbone
-from models.backbones.networks import build_net, dropout_layers
 from models.method import DataFacts
 from tests.tiny import TinyBackbone
 from utils.errors import InputError
@@ -43,8 +43,15 @@ def test_it_needs_a_frozen_backbone_with_dropout(alexnet):
 
 def test_dropout_of_vgg_is_found():
     """A hook on fc6 and fc7."""
-    net, _ = build_net("VGG11", "VGG11", {}, 224)
-    assert len(dropout_layers(net)) == 2
+    class Vgg(paddle.nn.Layer):
+        def __init__(self):
+            super().__init__()
+            self.conv_block_5, self.drop = paddle.nn.Conv2D(1, 1, 1), paddle.nn.Dropout(0.5)
+            self.fc1, self.fc2 = paddle.nn.Linear(2, 2), paddle.nn.Linear(2, 2)
+
+    net = Vgg()
+    adapt(net, 224)
+    assert dropout_layers(net) == [net.fc1, net.fc2]
 
 
 @pytest.mark.parametrize("dropout", [True, False])
@@ -57,7 +64,7 @@ def test_features_are_cached_without_it_only(alexnet, dropout):
         return "features"
 
     training = trainer.Training(build(alexnet, True, dropout), train, recipe, {"resume": None}, None, {}, source)
-    assert trainer.training_features(training) == ((None, 0) if dropout else ("features", 0))
+    assert trainer.training_features(training, None) == ((None, 0) if dropout else ("features", 0))
 
 
 def test_cached_views_and_dropout_exclude_each_other(alexnet):
