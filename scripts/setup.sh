@@ -10,11 +10,14 @@
 #   PYTHON            interpreter, 3.9 to 3.12 (default: the first of python3, python3.12 ... python3.9, python)
 #   VENV              folder of the environment (.venv)
 #   PADDLE_DEVICE     cpu or gpu (cpu)
-#   PADDLE_VERSION    3.3.1 on cpu; 2.6.2 on gpu, the newest paddlepaddle-gpu of the public index
+#   PADDLE_VERSION    3.3.1 on cpu; 2.6.2 on gpu, the newest paddlepaddle-gpu of the public index. With gpu the
+#                     driver and the cards are looked at first; docs/gpu.md says which Paddle is for which card
 #   PADDLE_INDEX_URL  one more package index: Paddle's own has the 3.x GPU wheels
 set -eu
 # shellcheck source=scripts/common.sh
 . "$(dirname "$0")/common.sh"
+# shellcheck source=scripts/gpu.sh
+. scripts/gpu.sh
 
 PADDLECLAS=2.6.0
 
@@ -89,6 +92,8 @@ case $PADDLE_DEVICE$PADDLE_VERSION in
     gpu3.*) [ -n "$index" ] || die "paddlepaddle-gpu $PADDLE_VERSION is not on the public index; set PADDLE_INDEX_URL" \
         "(such as https://www.paddlepaddle.org.cn/packages/stable/cu126/) or PADDLE_VERSION=2.6.2" ;;
 esac
+
+[ "$PADDLE_DEVICE" = cpu ] || check_gpu "$PADDLE_VERSION" "$index"
 
 # A virtual environment that runs is kept, unless PYTHON asks for another version.
 if [ -f "$VENV/pyvenv.cfg" ] && version=$(version_of "$VENV/bin/python") && supported "$version"; then

@@ -137,6 +137,88 @@ def test_gpu_takes_the_newest_wheel_of_the_public_index(repo, python):
     assert any("--extra-index-url https://example.org/gpu/" in call for call in python.installs())
 
 
+def card(folder, *lines, status=0):
+    """A PATH whose nvidia-smi prints these lines (driver, compute capability, name)."""
+    text = "\n".join(lines)
+    program(folder / "nvidia" / "nvidia-smi", f"cat <<'END'\n{text}\nEND\nexit {status}\n")
+    return f"{folder / 'nvidia'}:{os.environ['PATH']}"
+
+
+A10, OLD = "535.104.05, 8.6, NVIDIA A10", "418.226.00, 7.0, Tesla V100-SXM2"
+H100, BLACKWELL = "550.54.15, 9.0, NVIDIA H100 80GB HBM3", "570.86.10, 12.0, NVIDIA GeForce RTX 5090"
+
+
+@pytest.mark.parametrize("line", [A10, "535.104.05, 8.9, NVIDIA L4", "470.82.01, 7.0, Tesla V100-SXM2-16GB",
+                                  "450.80.02, 7.5, Tesla T4", "535.104.05, 6.1, Tesla P4"])
+def test_a_card_that_the_wheel_has_code_for_is_set_up(repo, python, tmp_path, line):
+    done = sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="gpu", PATH=card(tmp_path, line))
+    name = line.rsplit(", ", 1)[1]
+    assert f"GPU {name}: compute capability" in done.stdout and "2.6.2 has machine code for it" in done.stdout
+    assert "neither CUDA nor cuDNN" in done.stdout
+    assert any("paddlepaddle-gpu==2.6.2" in call for call in python.installs())
+
+
+@pytest.mark.parametrize("line, advice", [
+    (H100, "PADDLE_VERSION=3.3.1 PADDLE_INDEX_URL=.*cu126"), (BLACKWELL, "PADDLE_INDEX_URL=.*cu129"),
+    ("570.86.10, 10.0, NVIDIA B200", "cu129"), ("535.104.05, 6.0, Tesla P100-PCIE-16GB", "PADDLE_DEVICE=cpu"),
+    ("470.82.01, 5.2, NVIDIA GeForce GTX 980", "PADDLE_DEVICE=cpu"), (OLD, "driver 418.226.00 is older than 450")])
+def test_a_card_that_the_wheel_has_nothing_for_stops_before_the_install(repo, python, tmp_path, line, advice):
+    done = sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="gpu", PATH=card(tmp_path, line), ok=False)
+    assert re.search(advice, fault(done)) and done.returncode == 2
+    assert python.installs() == [] and not (repo / ".venv").exists()
+
+
+def test_paddle_3_is_looked_at_with_the_cuda_of_its_index(repo, python, tmp_path):
+    def three(line, cuda, **more):
+        return sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="gpu", PADDLE_VERSION="3.3.1",
+                  PADDLE_INDEX_URL=f"https://example.org/stable/{cuda}/", PATH=card(tmp_path, line), **more)
+    for line, cuda in ((H100, "cu126"), (A10, "cu118"), (BLACKWELL, "cu129"), ("580.65.06, 7.5, Tesla T4", "cu130")):
+        known = three(line, cuda).stdout
+        assert f"CUDA {cuda[2:4]}.{cuda[4]} knows it; not known whether paddlepaddle-gpu 3.3.1" in known
+    assert "12.8 is the first" in fault(three(BLACKWELL, "cu126", ok=False))
+    assert "driver 550.54.15 is older than 580" in fault(three(H100, "cu130", ok=False))
+    assert "CUDA 13.0 has dropped" in fault(three("580.65.06, 7.0, Tesla V100", "cu130", ok=False))
+
+
+@pytest.mark.parametrize("page", ["gpu.md", "gpu_cn.md"])
+def test_the_tables_of_the_gpu_pages_say_what_the_set_up_does(repo, python, tmp_path, page):
+    rows = re.findall(r"^\| .+ \| (\d.*?) \| (.*) \|$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.M)
+    assert len(rows) == 9
+    column = {}
+    for cell, what in rows:
+        for capability in re.findall(r"\b\d+\.\d\b", cell)[:2 if "12.0" in cell else 1]:
+            column[capability] = "cu129" if "12.9" in what else "PADDLE_DEVICE=cpu" if "CPU" in what else \
+                "2.6.2" if "2.6.2" in what or re.search("same|同上", what) else "cu126"
+    assert set(column) == {"6.1", "7.0", "7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0", "6.0"}
+    for capability, wanted in column.items():
+        served = wanted == "2.6.2"
+        done = sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="gpu", ok=served,
+                  PATH=card(tmp_path, f"580.65.06, {capability}, Card"))
+        assert wanted in (done.stdout if served else fault(done)), capability
+
+
+def test_one_card_that_fits_is_enough(repo, python, tmp_path):
+    done = sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="gpu", PATH=card(tmp_path, A10, H100))
+    assert "NVIDIA A10: compute capability 8.6, driver 535.104.05: paddlepaddle-gpu 2.6.2 has machine" in done.stdout
+    assert "NVIDIA H100 80GB HBM3: compute capability 9.0" in done.stdout and "no PTX" in done.stdout
+
+
+def test_without_a_driver_the_set_up_says_what_it_could_not_see(repo, python, tmp_path):
+    """Images are built on machines without a GPU."""
+    failing = card(tmp_path, "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.", status=9)
+    done = sh(repo, "setup.sh", PYTHON=python.path, PADDLE_DEVICE="gpu", PATH=failing)
+    assert "couldn't communicate" in done.stdout and "docs/gpu.md" in done.stdout and python.installs()
+    done = sh(repo, "setup.sh", PADDLE_DEVICE="gpu", PATH=card(tmp_path, "470.1, [N/A], NVIDIA Old"))
+    assert "compute capability of NVIDIA Old" in done.stdout
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("dirname", "cat", "ls", "head"):
+        (tools / name).symlink_to(shutil.which(name))
+    done = sh(repo, "setup.sh", PADDLE_DEVICE="gpu", PATH=tools)
+    assert "no nvidia-smi" in done.stdout and "docs/gpu.md" in done.stdout
+    assert "nvidia-smi" not in sh(repo, "setup.sh", PATH=card(tmp_path, H100)).stdout   # a CPU set-up looks at nothing
+
+
 def test_set_up_faults_are_one_line(repo, python, tmp_path):
     old = program(tmp_path / "old", "echo 3.8.18\n")
     assert "Python 3.8.18" in fault(sh(repo, "setup.sh", PYTHON=old, ok=False))
