@@ -17,6 +17,7 @@ import numpy as np
 
 from utils.errors import InputError, run_main
 from utils.flags import quiet, read_options
+from utils.peer_flags import DATA_SETS
 from utils.settings import Setting
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".pdf", ".svg", ".webp")  # of --save-path as a file
@@ -33,7 +34,8 @@ FLAGS = {
     "method": Setting(None, "refuse a model of another method; or the file of a method from outside, whose checkpoint "
                       "--pretrained is", shown="NAME|FILE"),
     "bit": Setting(None, "refuse a model of another code length", kind=int, low=1),
-    "dataset": Setting(None, "protocol or folder of lists; default: the one the model was trained on", shown="NAME"),
+    "dataset": Setting(None, "protocol or folder of lists; default: the one the model was trained on", shown="NAME",
+                       spelled=DATA_SETS),
     "gallery": Setting(None, "search these pictures, in place of a data set: a folder with its sub-folders, a manifest "
                        "(.csv, .jsonl) or a list; without a query the codes are made and that is all", shown="PATH"),
     "data_path": Setting(None, "folder of the images; default: the one of the training run", shown="DIR"),

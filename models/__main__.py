@@ -3,6 +3,8 @@
     python -m models                  show them
     python -m models table            write the tables of methods in README.md and README_cn.md
     python -m models table --check    fail where a table differs
+    python -m models new NAME         write models/NAME.py, a method that works, and configs/NAME/shapes.yaml
+    python -m models new NAME --dir DIR      the same outside of this project; see CONTRIBUTING.md
 
 A table stands between two marks, which are comments in Markdown.
 """
@@ -10,9 +12,12 @@ import os
 import re
 
 from models import METHODS
+from models._new import write_skeleton
 from utils.config import recipe_files
 from utils.errors import InputError, run_main
 from utils.files import write_text
+from utils.flags import read_options
+from utils.settings import Setting
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TABLE = re.compile(r"(?<=<!-- python -m models table -->\n).*?(?=\n<!-- end of table -->)", re.S)
@@ -64,14 +69,30 @@ def show():
               f"{' '.join(map(str, method.bit_lengths)):<20}{' '.join(recipes)}")
 
 
+def new(argv):
+    """NAME [--dir DIR]: write the skeleton, say how to go on."""
+    if not argv or argv[0].startswith("-"):
+        raise InputError("the name of the method is missing: python -m models new NAME [--dir DIR]")
+    options = read_options(argv[1:], "-m models new NAME", "A method that works, to start from.",
+                           {"dir": Setting(None, "folder for it; default this project", shown="DIR")})
+    file, recipe = write_skeleton(argv[0], options.dir)
+    method = file if options.dir else argv[0]
+    print(f"wrote {file} and {recipe}; try it:\npython main_single_gpu.py --method {method} --dataset shapes --bit 16")
+
+
 def main(argv):
     """Run a command line."""
-    if not argv:
+    command, rest = (argv[0], argv[1:]) if argv else ("show", [])
+    if command == "show" and not argv:
         show()
-    elif argv in (["table"], ["table", "--check"]):
-        write_tables("--check" in argv)
+    elif command == "table" and rest in ([], ["--check"]):
+        write_tables("--check" in rest)
+    elif command == "new":
+        new(rest)
+    elif command in ("-h", "--help"):
+        print(__doc__)
     else:
-        raise InputError(f"unknown argument {' '.join(argv)}; python -m models [table [--check]]")
+        raise InputError(f"unknown argument {' '.join(argv)}; python -m models --help")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import yaml
 from utils.errors import InputError
 from utils.files import write_text
 from utils.flags import Flags, command_line, note, show_help
+from utils.peer_flags import DATA_SETS
 from utils.settings import ALL, Setting, nearest
 from utils.training.checkpoint import BEST, LATEST, find_checkpoint
 
@@ -28,7 +29,7 @@ def _device(value):
 
 DATA = {
     "dataset": Setting("shapes", "a name (python -m utils.datasets list), or your own: a folder of pictures, a manifest "
-                       "(.csv, .jsonl), an image list (.txt), shards (.tar), features (.npz, .mat)"),
+                       "(.csv, .jsonl), an image list (.txt), shards (.tar), features (.npz, .mat)", spelled=DATA_SETS),
     "data_path": Setting(None, "folder of the images or of the official archive", shown="DIR"),
     "list_dir": Setting(None, "folder with train/query(test)/database lists, instead of data/<dataset>", shown="DIR"),
     **{key: Setting(None, "of the splits, where free", kind=int, low=1)

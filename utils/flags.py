@@ -7,6 +7,7 @@ and ``--no-NAME`` is ``--NAME false``. Flags of other projects come from utils/p
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import textwrap
 import types
@@ -130,14 +131,14 @@ class Flags:
         except ValueError as error:
             raise InputError(f"{as_typed}: {key} = {text!r}, expected {error}") from None
         given.typed[key] = f"{as_typed} {text}"
-        if text in setting.spelled:
-            note(f"{as_typed} {text} is {key} = {setting.spelled[text]} here")
+        if setting.respelled(text) != text:
+            note(f"{as_typed} {text} is {key} = {setting.respelled(text)} here")
 
     def need_all_known(self, line, more=()):
         """Raises InputError for a word that is left over; names the nearest flag, those of ``more`` among them."""
         for word in line.words[:1]:
             flag = word.split("=")[0]
-            hint = nearest(flag_name(flag.lstrip("-")), [*self.names, *more])
+            hint = nearest(flag_name(flag.lstrip("-")), [*self.names, *more]) if flag.startswith("-") else ""
             raise InputError(f"unknown argument {line.typed.get(flag, flag)}{hint}; --help lists the flags")
 
 
@@ -181,9 +182,15 @@ def command_line(argv):
             flag = flag_name(original[2:])
             typed[flag] = original
             words.append(flag + sign + value)
+        elif words and words[-1].startswith("-") and "=" not in words[-1] and _negative(word):
+            words[-1] += f"={word}"  # argparse takes -1e-5 for a flag
         else:
             words.append(word)
     return Line(words, typed)
+
+
+def _negative(word):
+    return bool(re.fullmatch(r"-[\d.]+(e[+-]?\d+)?", word.lower()))
 
 
 def unquoted(text):

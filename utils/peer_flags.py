@@ -78,6 +78,11 @@ _OFF = {"false": {}, "0": {}}
 _SHARED = "the model knows its own picture sizes"
 _TENSORRT = "TensorRT is not part of this project; leave it out, or use --mkldnn (float32) or --bf16 on a CPU"
 
+# data sets as these projects spell them, where that means one set here; utils/datasets hints at the others
+DATA_SETS = {"cifar-10": "cifar10-1", "nus-wide-tc21": "nuswide_21", "imagenet-tc100": "imagenet",  # DHN_PyTorch
+             "NUS-WIDE": "nuswide_21", "nus-wide": "nuswide_21",
+             "WIKI": "wiki", "MIRFlickr": "mirflickr_crossmodal", "NUSWIDE": "nuswide_10"}  # DJSRH
+
 PEER_FLAGS = (
     # training: paddle_hashnet
     _works("--model", (HASHNET,), TRAIN, "method"),
@@ -87,7 +92,8 @@ PEER_FLAGS = (
     _works("--pretrained", (HASHNET,), TRAIN, "pretrained"),
     _works("--resume", (HASHNET,), TRAIN, "resume", "everything is restored, the number of the epoch too"),
     _works("--debug_steps", (HASHNET,), TRAIN, "log_step"),
-    _works("--dataset", (HASHNET, DHN), TRAIN, "dataset"),
+    _works("--dataset", (HASHNET, DHN, NSH, WCH, DJSRH), TRAIN, "dataset", "spellings of DHN_PyTorch and DJSRH are "
+           "known: " + ", ".join(f"{typed} = {name}" for typed, name in DATA_SETS.items())),
     _works("--data-path", (HASHNET,), TRAIN, "data_path"),
     _no_effect("--num_class", (HASHNET,), TRAIN, "the data set says how many classes there are"),
     _works("--topK", (HASHNET, DHN), TRAIN, "topK", "-1 and all mean the whole database, as 0 does"),

@@ -2,6 +2,7 @@
 import dataclasses
 import difflib
 import math
+import os
 from typing import Any, Callable, Mapping, Optional, Tuple
 
 
@@ -75,6 +76,11 @@ class Setting:
             what += f" from {self.low:g}" if self.high is not None else f" of at least {self.low:g}"
         return what + (f" to {self.high:g}" if self.high is not None else "")
 
+    def respelled(self, value):
+        """A value in this project's spelling (``spelled``); a text that is the name of a file stays what it is."""
+        path = self.type is str and not self.choices and os.path.exists(str(value))
+        return value if path else self.spelled.get(str(value), value)
+
     def convert(self, value):
         """A value of any source (a flag's text, YAML, Python) as this setting's type.
 
@@ -83,7 +89,7 @@ class Setting:
         """
         if self.default is None and not self.free and str(value).lower() in NOTHING:
             return None
-        value = self.spelled.get(str(value), value)
+        value = self.respelled(value)
         if self.type is bool:
             return boolean(value)
         if self.type not in (int, float, str):

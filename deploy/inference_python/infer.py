@@ -11,12 +11,14 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
+from utils.peer_flags import DATA_SETS  # noqa: E402
 from utils.settings import ALL, Setting  # noqa: E402  (needs the path above)
 
 FLAGS = {
     "model_dir": Setting(None, "folder that export_model.py wrote", shown="DIR"),
     "bit": Setting(None, "refuse a model of another code length", kind=int, low=1),
-    "dataset": Setting(None, "protocol or folder of lists; default: the one the model was trained on", shown="NAME"),
+    "dataset": Setting(None, "protocol or folder of lists; default: the one the model was trained on", shown="NAME",
+                       spelled=DATA_SETS),
     "data_path": Setting(None, "folder of the images; default: the one of the training run", shown="DIR"),
     "list_dir": Setting(None, "folder with the database and query lists", shown="DIR"),
     "split_seed": Setting(None, "seed of the split; default: the training run's", kind=int, low=0, also=("seed",)),
