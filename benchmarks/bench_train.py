@@ -29,6 +29,7 @@ from benchmarks.measure import in_turns, machine, ratio_text, ratios, write_sect
 from models import METHODS  # noqa: E402
 from models.backbones.build import build_backbone  # noqa: E402
 from models.method import DataFacts  # noqa: E402
+from utils.augmentation import PRESETS  # noqa: E402
 from utils.cpu import threads  # noqa: E402
 from utils.datasets import FileImages, Split  # noqa: E402
 from utils.errors import run_main  # noqa: E402
@@ -78,7 +79,7 @@ class Ours:
         self.split, self.batch_size = split, batch_size
         self.method = METHODS["hashnet"](backbone, BITS, DataFacts(len(split), CLASSES))
         self.optimizer = paddle.optimizer.Momentum(1e-4, parameters=self.method.parameters(), weight_decay=5e-4)
-        self.items = Items(split, preprocess_spec(), 1, "crop_flip")
+        self.items = Items(split, preprocess_spec(), 1, PRESETS["crop_flip"])
         self.parts = Parts()
 
     def epoch(self):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import utils.training.loader as loader
 from utils import images, transforms
+from utils.augmentation import PRESETS
 from utils.datasets import Split
 from utils.errors import InputError
 
@@ -64,7 +65,7 @@ def test_epochs_and_seeds_differ():
 @pytest.mark.parametrize("kind", ["crop_flip", "simclr"])
 def test_workers_never_change_the_data(kind):
     def read(workers, epoch=1):
-        items = loader.Items(split(12), SPEC, views=2, kind=kind, seed=3)
+        items = loader.Items(split(12), SPEC, views=2, numbers=PRESETS[kind], seed=3)
         items.epoch = epoch
         return [{key: value.numpy() for key, value in batch.items()}
                 for batch in loader.load_batches(items, loader.epoch_order(12, 4, 3, epoch, False), workers)]
@@ -102,16 +103,16 @@ class Files:
 def test_a_batch_holds_what_single_pictures_give(decode, kind, views):
     """One code path: the loader's batches are bit by bit what decode + preprocess or augment give."""
     spec = transforms.preprocess_spec(40, 32, decode=decode)
-    items = loader.Items(Split(name="train", ids=list("abcde"), images=Files(5)), spec, views, kind, seed=2)
+    items = loader.Items(Split(name="train", ids=list("abcde"), images=Files(5)), spec, views, PRESETS[kind], seed=2)
     items.epoch = 1
     for workers in (0, 1):
         batch, = loader.load_batches(items, [np.array([4, 0, 3])], workers)
         for row, position in enumerate((4, 0, 3)):
             data, _ = items.split.images.source(position)
-            image = images.decode(data, spec=spec, kind=kind)
+            image = images.decode(data, spec=spec, box=PRESETS[kind].box)
             for view in range(max(views, 1)):
                 rng = transforms.item_rng(2, 1, position, view)
-                want = transforms.augment(image, spec, kind, rng) if views else transforms.preprocess(image, spec)
+                want = transforms.augment(image, spec, PRESETS[kind], rng) if views else transforms.preprocess(image, spec)
                 assert np.array_equal(batch[f"image{view}"].numpy()[row], want)
 
 
@@ -151,7 +152,7 @@ def test_two_hundred_epochs_beside_other_work_end():
     for thread in others:
         thread.start()
     try:
-        items = loader.Items(split(64), SPEC, views=1, kind="crop_flip")
+        items = loader.Items(split(64), SPEC, views=1, numbers=PRESETS["crop_flip"])
         seen = 0
         for epoch in range(200):
             items.epoch = epoch

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from utils.augmentation import PRESETS
 from utils.datasets import load_protocol
 from utils.datasets.own import shards, tar_items
 from utils.datasets.own.shards import expand_braces, find_shards, open_shards
@@ -286,7 +287,7 @@ def test_loader_workers_and_training_batches(tmp_path, pets, run):
     batches = []
     for path, workers in ((pets, 0), (tmp_path / "out", 0), (tmp_path / "out", 2)):
         train = load_protocol(path, num_query=3).train
-        items = Items(train, preprocess_spec(32, 24), 1, "crop_flip", seed=5)
+        items = Items(train, preprocess_spec(32, 24), 1, PRESETS["crop_flip"], seed=5)
         loaded = load_batches(items, epoch_order(len(train), 5, 5, 0, False), workers)
         batches.append([{key: value.numpy() for key, value in batch.items()} for batch in loaded])
     for other in batches[1:]:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from utils import images, transforms
+from utils.augmentation import PRESETS
 from utils.errors import InputError
 from utils.images import ImageError
 
@@ -301,19 +302,21 @@ def test_full_decoding_is_libjpegs_as_ever():
 
 def test_simclr_keeps_enough_pixels_for_its_smallest_box():
     for size, want in (((1000, 1100), (1000, 1100)), ((1301, 1802), (651, 901)), ((2500, 2001), (938, 751))):
-        image = images.decode(encoded(np.zeros((*size, 3), np.uint8), "JPEG"), spec=REDUCED, kind="simclr")
+        box = PRESETS["simclr"].box
+        image = images.decode(encoded(np.zeros((*size, 3), np.uint8), "JPEG"), spec=REDUCED, box=box)
         assert image.shape[:2] == want
         if want != size:
-            boxes = [transforms._random_box(*want, transforms.item_rng(0, 0, i)) for i in range(300)]
+            boxes = [transforms._random_box(*want, box, transforms.item_rng(0, 0, i)) for i in range(300)]
             assert min(min(box[2:]) for box in boxes) >= 224
 
 
-@pytest.mark.parametrize("kind", transforms.AUGMENTS)
+@pytest.mark.parametrize("kind", PRESETS)
 def test_the_same_view_from_either_decoding(kind):
     """Same draws, same windows: views differ by the decoding only."""
     data = encoded(photo(1220, 1300), "JPEG", quality=92)
     for i in range(4):
-        full, reduced = (transforms.augment(images.decode(data, spec=spec, kind=kind), spec, kind,
+        numbers = PRESETS[kind]
+        full, reduced = (transforms.augment(images.decode(data, spec=spec, box=numbers.box), spec, numbers,
                                             transforms.item_rng(3, 1, i)) for spec in (FULL, REDUCED))
         assert distance(full, reduced) * 255 * 0.225 < (4 if kind == "simclr" else 1.6)  # simclr: its box is rounded
 
@@ -366,7 +369,7 @@ def test_read_asks_the_pictures_for_their_file_where_they_have_one():
 
     assert np.array_equal(images.read(Files(), 0, REDUCED), images.decode(data, spec=REDUCED))
     assert np.array_equal(images.read(Files(), 0, FULL), images.decode(data))
-    assert images.read(Files(), 0, REDUCED, "simclr").shape == (480, 640, 3)
+    assert images.read(Files(), 0, REDUCED, PRESETS["simclr"].box).shape == (480, 640, 3)
     with pytest.raises(ImageError, match="picture 1: truncated"):
         images.read(Files(), 1, REDUCED)
     assert np.array_equal(images.read(Arrays(), 0, REDUCED), photo(480, 640))
@@ -385,11 +388,11 @@ def test_preprocess_is_resize_crop_normalise():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 90), st.sampled_from(transforms.AUGMENTS))
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 90), st.sampled_from(sorted(PRESETS)))
 def test_any_image_size_gives_the_crop(height, width, crop, kind):
     spec = transforms.preprocess_spec(max(crop, 70), crop)
     image = np.full((height, width, 3), 128, np.uint8)
-    got = transforms.augment(image, spec, kind, transforms.item_rng(0, 0, height))
+    got = transforms.augment(image, spec, PRESETS[kind], transforms.item_rng(0, 0, height))
     assert got.shape == (3, crop, crop) and np.isfinite(got).all()
 
 
@@ -418,19 +421,17 @@ def test_bad_specs_are_refused():
     for bad in ({"resize_size": 100, "crop_size": 101}, {"crop_size": 0}, {"std": (1, 0, 1)}, {"mean": (0, 0)}):
         with pytest.raises(InputError):
             transforms.preprocess_spec(**bad)
-    with pytest.raises(InputError, match="simclr"):
-        transforms.augment(picture(), SPEC, "simclear", transforms.item_rng(0, 0, 0))
 
 
 # augmentation ------------------------------------------------------------------------------------
 @pytest.mark.parametrize("kind", ["crop_flip", "simclr"])
 def test_an_item_depends_on_seed_epoch_index_and_view_only(kind):
     image = picture(100, 130)
-    one = transforms.augment(image, SPEC, kind, transforms.item_rng(1, 2, 3, 0))
-    transforms.augment(picture(50, 50), SPEC, kind, transforms.item_rng(9, 9, 9))  # other work in between
+    one = transforms.augment(image, SPEC, PRESETS[kind], transforms.item_rng(1, 2, 3, 0))
+    transforms.augment(picture(50, 50), SPEC, PRESETS[kind], transforms.item_rng(9, 9, 9))  # other work in between
     np.random.seed(5)
-    assert np.array_equal(one, transforms.augment(image, SPEC, kind, transforms.item_rng(1, 2, 3, 0)))
-    others = [transforms.augment(image, SPEC, kind, transforms.item_rng(*other))
+    assert np.array_equal(one, transforms.augment(image, SPEC, PRESETS[kind], transforms.item_rng(1, 2, 3, 0)))
+    others = [transforms.augment(image, SPEC, PRESETS[kind], transforms.item_rng(*other))
               for other in ((2, 2, 3, 0), (1, 3, 3, 0), (1, 2, 4, 0), (1, 2, 3, 1))]
     assert all(not np.array_equal(one, other) for other in others)
 
@@ -445,7 +446,7 @@ def test_crop_flip_shows_windows_of_the_resized_image():
             for flip in (1, -1):
                 crop = image[top:top + 62, left:left + 62][:, ::flip]
                 windows[transforms.normalise(np.ascontiguousarray(crop), spec).tobytes()] = (top, left, flip)
-    seen = {windows[transforms.augment(image, spec, "crop_flip", transforms.item_rng(0, 0, i)).tobytes()]
+    seen = {windows[transforms.augment(image, spec, PRESETS["crop_flip"], transforms.item_rng(0, 0, i)).tobytes()]
             for i in range(300)}
     assert len(seen) == 18
 
@@ -457,7 +458,7 @@ def test_simclr_statistics():
     spec = transforms.preprocess_spec(32, 32, mean=(0, 0, 0), std=(1, 1, 1))
     n, grey, same = 800, 0, 0
     for i in range(n):
-        got = np.rint(transforms.augment(image, spec, "simclr", transforms.item_rng(0, 0, i)) * 255)
+        got = np.rint(transforms.augment(image, spec, PRESETS["simclr"], transforms.item_rng(0, 0, i)) * 255)
         assert got.min() >= 0 and got.max() <= 255
         grey += (got[0] == got[1]).all() and (got[1] == got[2]).all()
         same += (got == np.array([200, 90, 40])[:, None, None]).all()
@@ -468,7 +469,7 @@ def test_simclr_statistics():
 
 def test_simclr_crops_cover_a_fifth_to_all():
     rng = transforms.item_rng(0, 0, 0)
-    boxes = [transforms._random_box(300, 400, rng) for _ in range(500)]
+    boxes = [transforms._random_box(300, 400, PRESETS["simclr"].box, rng) for _ in range(500)]
     share = np.array([h * w for _, _, h, w in boxes]) / (300 * 400)
     assert share.min() > 0.19 and share.max() > 0.9
     assert all(0 <= t and t + h <= 300 and 0 <= left and left + w <= 400 for t, left, h, w in boxes)

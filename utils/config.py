@@ -5,6 +5,7 @@ import re
 
 import yaml
 
+from utils import augmentation
 from utils.errors import InputError
 from utils.files import write_text
 from utils.flags import Flags, command_line, note, show_help
@@ -39,7 +40,7 @@ DATA = {
     "resize_size": Setting(256, "shorter side before crop", low=8),
     "crop_size": Setting(224, "input of the network", low=8),
     "decode": Setting("full", "reduced: large JPEGs at a smaller size, other codes", choices=("full", "reduced")),
-    "augment": Setting("crop_flip", "of training images", choices=("none", "crop_flip", "simclr")),
+    **augmentation.SETTINGS,
     "text_kind": Setting("tfidf", "features of texts", choices=("tfidf", "bow")),
     "text_limit": Setting(2000, "most frequent words kept", low=1),
 }

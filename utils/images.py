@@ -14,9 +14,9 @@ is the one of the full path: M/8 of an odd size is a broken number of pixels, an
 file that cannot be reduced (another format, CMYK, too small) gives the very pixels of full decoding. Mean distance
 to full decoding on pictures rich in detail: about 1 of 255.
 
-  ``crop_flip`` and ``none``: reduced for ``resize_size``, as the crop is drawn after the resize.
-  ``simclr``: the crop is drawn before, and two views share one decoding. Reduced only as far as the smallest
-  possible box still has ``MARGIN`` times the crop (shorter side above 1216 pixels for a crop of 224).
+  Where the crop is drawn after the resize: reduced for ``resize_size``.
+  Where a random box is cut out before it, and two views share one decoding: reduced only as far as the smallest box
+  still has ``MARGIN`` times the crop (simclr, area .2 and aspect 4/3: shorter side above 1216 pixels for 224).
 
 ``read`` is the one place that knows all this: whoever has a spec reads pictures with it.
 
@@ -40,8 +40,6 @@ DECODES = ("full", "reduced")
 # Reduced decoding, see above. At 1.05 a side of 360 still allows 6/8 for 256 and 375 (a common size) too.
 MARGIN = 1.05
 LINEAR_BELOW = 1.5
-# simclr: smallest area of the random box, and its largest aspect (height to width and back)
-BOX_AREA, BOX_ASPECT = 0.2, 4 / 3
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # A decoded picture above this many pixels (268 MB of RGB) is refused before it is decoded. Same as Pillow's limit.
 MAX_PIXELS = 89_478_485
@@ -58,7 +56,7 @@ class ImageError(InputError):
     """A file that cannot be used as an image; the message names the file and the reason."""
 
 
-def decode(source, name=None, spec=None, kind="none"):
+def decode(source, name=None, spec=None, box=None):
     """Image file or its bytes -> uint8 [H, W, 3], RGB, upright.
 
     Args:
@@ -66,8 +64,8 @@ def decode(source, name=None, spec=None, kind="none"):
         name: what error messages call it; the path by default.
         spec: dict of ``preprocess_spec`` that the picture is decoded for, None = the whole picture.
             Where it says so and the file allows it, the picture comes reduced, in general already resized to
-            ``resize_size``: to be given to ``preprocess`` or ``augment`` with this spec and ``kind``.
-        kind: the augmentation that follows.
+            ``resize_size``: to be given to ``preprocess``, or to ``augment`` with this spec.
+        box: ``box`` of the utils.augmentation.Augmentation that follows; None without one.
 
     Raises:
         ImageError: missing, empty, no image, cut short, or more than ``MAX_PIXELS`` pixels.
@@ -78,7 +76,7 @@ def decode(source, name=None, spec=None, kind="none"):
         image = None  # OpenCV has no CMYK
         if header[2] != 4:
             if spec is not None and spec.get("decode") == "reduced":
-                image = _decode_reduced(data, header, spec, kind, name)
+                image = _decode_reduced(data, header, spec, box, name)
             if image is None:
                 image = _decode_cv2(data)
         if image is not None:
@@ -86,14 +84,14 @@ def decode(source, name=None, spec=None, kind="none"):
     return _decode_pillow(data, name)
 
 
-def read(images, i, spec, kind="none"):
-    """Picture i of a split, decoded as ``spec`` says for the augmentation ``kind``; goes to preprocess or augment.
+def read(images, i, spec, box=None):
+    """Picture i of a split, decoded as ``spec`` says; goes to preprocess or augment.
 
     Args:
         images: object of a Split. Where it has a method ``source(i)`` -> (path or bytes, name for messages) of the
             encoded picture, that is decoded; else its ``read(i)`` gives the picture.
         spec: dict of ``preprocess_spec``.
-        kind: one of ``AUGMENTS``.
+        box: see ``decode``.
 
     Returns:
         uint8 [H, W, 3] RGB.
@@ -104,7 +102,7 @@ def read(images, i, spec, kind="none"):
     if not hasattr(images, "source"):
         return images.read(i)
     source, name = images.source(i)
-    return decode(source, name, spec, kind)
+    return decode(source, name, spec, box)
 
 
 def image_size(source, name=None):
@@ -127,16 +125,16 @@ def _decode_cv2(data):
         return None
 
 
-def _decode_reduced(data, header, spec, kind, name):
+def _decode_reduced(data, header, spec, box, name):
     """uint8 [H, W, 3] RGB, upright, from the scaled inverse DCT; None where there is nothing to reduce.
 
-    Resized to ``resize_size`` unless a random box is cut out first (``simclr``).
+    Resized to ``resize_size`` unless a random box is cut out first.
     """
     width, height, _, exif = header
-    boxed = kind == "simclr"
-    if boxed:
+    if box:
         # above 4/8 decoding takes longer than in full (libjpeg-turbo has no SIMD for it), and no resize is saved
-        need, most = spec["crop_size"] * (BOX_ASPECT / BOX_AREA) ** 0.5, 4
+        area, aspect = box
+        need, most = spec["crop_size"] * (aspect / area) ** 0.5, 4
     else:
         need, most = spec["resize_size"], 7
     short = min(width, height)
@@ -151,7 +149,7 @@ def _decode_reduced(data, header, spec, kind, name):
         return None
     if image.shape != (rows, columns, 3):
         return None
-    if not boxed:
+    if not box:
         wide, high = short_size(width, height, spec["resize_size"])
         method = cv2.INTER_LINEAR if eighths * short < 8 * LINEAR_BELOW * need else cv2.INTER_AREA
         # the scale is that of the sizes before rounding, which may give a row or column more than wanted

@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 
 from utils.errors import InputError
-from utils.images import BOX_AREA, BOX_ASPECT, DECODES, short_size
+from utils.images import DECODES, short_size
 
-AUGMENTS = ("none", "crop_flip", "simclr")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -63,50 +62,47 @@ def centre(image, spec):
     return image[top:top + crop, left:left + crop]
 
 
-def augment(image, spec, kind, rng):
+def augment(image, spec, numbers, rng):
     """Training path: ``vary``, normalised to float32 [3, crop, crop]."""
-    return normalise(vary(image, spec, kind, rng), spec)
+    return normalise(vary(image, spec, numbers, rng), spec)
 
 
-def vary(image, spec, kind, rng):
+def vary(image, spec, numbers, rng):
     """One random view of a picture.
 
     Args:
         image: uint8 [H, W, 3] RGB.
         spec: dict of ``preprocess_spec``.
-        kind: ``none`` (as ``preprocess``); ``crop_flip``: shorter side to ``resize_size``, random crop, flip with
-            p 0.5; ``simclr``: random resized crop (area 0.2 to 1, aspect 3/4 to 4/3), colour jitter .4 .4 .4 .1 with
-            p 0.8, grey with p 0.2, Gaussian blur (sigma 0.1 to 2) with p 0.5, flip with p 0.5 (methods.md, WCH).
+        numbers: utils.augmentation.Augmentation; its crop, then jitter, grey, blur and flip.
         rng: numpy Generator, the only source of randomness.
 
     Returns:
         uint8 [crop, crop, 3].
-
-    Raises:
-        InputError: unknown kind.
     """
-    if kind == "none":
-        return centre(image, spec)
+    image = _crop(image, spec, numbers, rng)
+    if numbers.jitter_p and rng.random() < numbers.jitter_p:
+        image = _colour_jitter(image, numbers.jitter, rng)
+    if numbers.grey_p and rng.random() < numbers.grey_p:
+        image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    if numbers.blur_p and rng.random() < numbers.blur_p:
+        image = cv2.GaussianBlur(image, (numbers.blur_kernel,) * 2, rng.uniform(*numbers.blur_sigma))
+    if numbers.flip_p and rng.random() < numbers.flip_p:
+        image = cv2.flip(image, 1)
+    return image
+
+
+def _crop(image, spec, numbers, rng):
+    """uint8 [crop, crop, 3] of a picture."""
     crop = spec["crop_size"]
-    if kind == "crop_flip":
+    if numbers.crop == "centre":
+        return centre(image, spec)
+    if numbers.crop == "random":
         image = resize_short(image, spec["resize_size"])
         top = int(rng.integers(image.shape[0] - crop + 1))
         left = int(rng.integers(image.shape[1] - crop + 1))
-        image = image[top:top + crop, left:left + crop]
-    elif kind == "simclr":
-        top, left, height, width = _random_box(image.shape[0], image.shape[1], rng)
-        image = resize(image[top:top + height, left:left + width], crop, crop)
-        if rng.random() < 0.8:
-            image = _colour_jitter(image, rng)
-        if rng.random() < 0.2:
-            image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        if rng.random() < 0.5:
-            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.1, 2.0))
-    else:
-        raise InputError(f"unknown augmentation '{kind}', choose one of: {', '.join(AUGMENTS)}")
-    if rng.random() < 0.5:
-        image = cv2.flip(image, 1)
-    return image
+        return image[top:top + crop, left:left + crop]
+    top, left, height, width = _random_box(image.shape[0], image.shape[1], numbers.box, rng)
+    return resize(image[top:top + height, left:left + width], crop, crop)
 
 
 def item_rng(seed, epoch, index, view=0):
@@ -155,22 +151,24 @@ def byte_tables(mean, std):
 
 
 # random pieces -----------------------------------------------------------------------------------
-def _random_box(height, width, rng):
-    """(top, left, height, width) with 0.2 to 1 of the area and aspect 3/4 to 4/3; 10 tries, then the centre."""
+def _random_box(height, width, box, rng):
+    """(top, left, height, width) of a box of the area and aspect that ``box`` allows; 10 tries, then the centre."""
+    least, ratio = box
     for _ in range(10):
-        area = height * width * rng.uniform(BOX_AREA, 1.0)
-        aspect = np.exp(rng.uniform(np.log(1 / BOX_ASPECT), np.log(BOX_ASPECT)))
+        area = height * width * rng.uniform(least, 1.0)
+        aspect = np.exp(rng.uniform(np.log(1 / ratio), np.log(ratio)))
         w, h = int(round((area * aspect) ** 0.5)), int(round((area / aspect) ** 0.5))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
-    w, h = min(width, max(1, height * 4 // 3)), min(height, max(1, width * 4 // 3))
+    w, h = min(width, max(1, int(height * ratio))), min(height, max(1, int(width * ratio)))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _colour_jitter(image, rng):
-    """Brightness, contrast and saturation by factors in 0.6..1.4, hue by +-0.1 of the circle, in random order."""
-    factors = rng.uniform(0.6, 1.4, 3)
-    turn = rng.uniform(-0.1, 0.1)
+def _colour_jitter(image, jitter, rng):
+    """Brightness, contrast and saturation by random factors, hue by a random turn, in random order."""
+    reach = np.array(jitter[:3])
+    factors = rng.uniform(np.maximum(1 - reach, 0), 1 + reach)
+    turn = rng.uniform(-jitter[3], jitter[3])
     for step in rng.permutation(4):
         if step == 0:
             image = _scale(image, factors[0], 0.0)

@@ -4,6 +4,7 @@ import os
 
 import numpy as np
 
+from utils.augmentation import augmentation, augmentation_key
 from utils.training.distributed import barrier, gather_objects, rank, world_size
 from utils.training.feature_store import DEFAULT, Space, image_keys
 from utils.training.frozen_backbone import DYNAMIC, FrozenBackbone
@@ -66,7 +67,7 @@ class FeatureSource:
             return np.asarray(split.features, dtype="float32")
         training = self.method.training
         self.method.eval()
-        items = Items(split, self.spec, views, self.recipe["augment"], self.recipe["split_seed"])
+        items = Items(split, self.spec, views, augmentation(self.recipe), self.recipe["split_seed"])
         try:
             self._prepare(items)
             folder = store_folder(self.run)
@@ -103,7 +104,7 @@ class FeatureSource:
         """Features from the store; those it has not are computed, shared among the ranks, and added."""
         drawn = None
         if views:  # a view follows the picture's position, as in training
-            drawn = [self.recipe["augment"], views, self.recipe["split_seed"]]
+            drawn = [augmentation_key(augmentation(self.recipe)), views, self.recipe["split_seed"]]
         space = Space(folder, self._about(drawn), self.say)
         keys = image_keys(split.images, (lambda i: i) if views else None)
         todo = space.missing(keys)

@@ -19,12 +19,12 @@ class Items:
         split: utils.datasets.base.Split.
         spec: preprocessing dict (utils/transforms.py).
         views: augmented views per image (``image0``, ``image1``); 0 gives one un-augmented view.
-        kind: augmentation.
+        numbers: utils.augmentation.Augmentation; None where there are no augmented views.
         seed: seed of the augmentation.
     """
 
-    def __init__(self, split, spec, views=0, kind="none", seed=0):
-        self.split, self.spec, self.views, self.kind, self.seed = split, spec, views, kind, seed
+    def __init__(self, split, spec, views=0, numbers=None, seed=0):
+        self.split, self.spec, self.views, self.numbers, self.seed = split, spec, views, numbers, seed
         self.epoch = 0
 
     def __len__(self):
@@ -41,10 +41,10 @@ class Items:
 
     def pictures(self, position):
         """The views of one picture: list of uint8 [crop, crop, 3]. Raises InputError, which names the picture."""
-        image = read(self.split.images, position, self.spec, self.kind if self.views else "none")
+        image = read(self.split.images, position, self.spec, self.numbers.box if self.views else None)
         if not self.views:
             return [centre(image, self.spec)]
-        return [vary(image, self.spec, self.kind, item_rng(self.seed, self.epoch, position, view))
+        return [vary(image, self.spec, self.numbers, item_rng(self.seed, self.epoch, position, view))
                 for view in range(self.views)]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import paddle
 
+from utils.augmentation import PRESETS, augmentation
 from utils.errors import InputError
 from utils.files import atomic_path
 from utils.training import amp, checkpoint, optim
@@ -105,7 +106,7 @@ def fit(training, evaluator, log, about):
             shutil.copyfile(earlier, temporary)
     parallel = paddle.DataParallel(method) if world_size() > 1 else method
     features, views = training_features(training, log)
-    items = Items(train, recipe_spec(recipe), method.views, recipe["augment"], recipe["seed"])
+    items = Items(train, recipe_spec(recipe), method.views, augmentation(recipe), recipe["seed"])
 
     report = None
     epochs = range(state["epoch"], min(recipe["epoch"], run["stop_epoch"] or recipe["epoch"]))
@@ -167,7 +168,7 @@ def training_features(training, log):
     if not run["resume"]:
         method.fit(train)
     given = train.features is not None
-    once = given or method.fixed_features and recipe["augment"] == "none" and recipe["cache_features"]
+    once = given or method.fixed_features and recipe["cache_features"] and augmentation(recipe) == PRESETS["none"]
     fit_norm = recipe["feature_norm"] != "none" and not run["resume"]
     plain = source(train) if once or fit_norm else None
     if fit_norm:
