@@ -114,8 +114,8 @@ def query_files(path, roots):
         return sorted(found)
     if not path.lower().endswith(".txt"):
         return [path]
-    from utils.datasets.lists import read_list
-    names, _, lines = read_list(path)
+    from utils.datasets.list_file import read_list
+    names, _, lines = read_list(path, form="auto")
     if not names:
         raise InputError(f"the list {path} is empty")
     return [_find(name, [os.path.dirname(path), *roots, ".", "/"], f"{path}:{line}")

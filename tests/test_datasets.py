@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils.datasets import PROTOCOLS, ArrayImages, Split, lists, load_protocol
+from utils.datasets import PROTOCOLS, ArrayImages, Split, list_file, load_protocol
 from utils.datasets.protocols import cifar10
 from utils.errors import InputError
 
@@ -45,7 +45,7 @@ def folder(tmp_path):
 def read(tmp_path, text, **options):
     path = tmp_path / "list.txt"
     path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8"))
-    return lists.read_list(path, **options)
+    return list_file.read_list(path, **options)
 
 
 NAMES = st.lists(st.text("ab01 _.é-", min_size=1, max_size=6).map(str.strip).filter(
@@ -61,11 +61,11 @@ def test_a_written_list_is_read_back(rows, end):
     """Blanks inside paths, words of 0 and 1 inside paths, Windows lines, blank lines."""
     paths = [path for path, _ in rows]
     labels = np.array([some for _, some in rows], np.uint8)
-    text = lists.write_lines(paths, labels).replace("\n", end)
+    text = list_file.write_lines(paths, labels).replace("\n", end)
     path = pathlib.Path(os.environ.get("TMPDIR", "/tmp")) / f"h2_list_{os.getpid()}.txt"
     try:
         path.write_bytes(text.encode("utf-8"))
-        got, table, lines = lists.read_list(path)
+        got, table, lines = list_file.read_list(path)
     finally:
         path.unlink()
     assert got == paths and np.array_equal(table, labels) and table.dtype == np.uint8
@@ -85,7 +85,7 @@ def test_list_faults_name_file_and_line(tmp_path):
     with pytest.raises(InputError, match="UTF-8"):
         read(tmp_path, "ä.jpg 1\n".encode("latin1"))
     with pytest.raises(InputError, match="cannot be read"):
-        lists.read_list(tmp_path / "gone.txt")
+        list_file.read_list(tmp_path / "gone.txt")
 
 
 def test_faults_can_be_collected_instead(tmp_path):

@@ -23,8 +23,8 @@ PINNED = {
     "imagenet": "f14145c9fe0d9296b1bfd1a17c17dc390d134eb8946c527929b7315deaa8dbf6",
     "imagenet-13k": "30b9752a47f600499761d5bfc986574bf112c01aea1bb7666596a0dcdd8aeb2c"}
 SIZES = {"coco": (5, 6), "voc2012": (4, 6), "mirflickr": (8, 12), "mirflickr_crossmodal": (8, 12),
-         "nuswide_21": (42, 105), "nuswide_10": (42, 105), "nuswide_21_m": (42, 105), "nuswide_81_m": (20, 30), "imagenet": (None, 200),
-         "imagenet-13k": (None, 100)}
+         "nuswide_21": (42, 105), "nuswide_10": (42, 105), "nuswide_21_m": (42, 105), "nuswide_81_m": (20, 30),
+         "imagenet": (None, 200), "imagenet-13k": (None, 100)}
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,8 @@ def test_nothing_to_recognise(tmp_path):
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.docx").write_bytes(b"x")
     (tmp_path / "docs" / ".hidden.jpg").write_bytes(b"x")
-    assert [recognise(path) for path in (tmp_path / "docs", tmp_path / "docs" / "a.docx", tmp_path / "gone")] == [None] * 3
+    for path in (tmp_path / "docs", tmp_path / "docs" / "a.docx", tmp_path / "gone"):
+        assert recognise(path) is None
 
 
 # names ----------------------------------------------------------------------------------------------------------------
@@ -99,7 +100,7 @@ def test_names_of_papers_get_a_hint(name, near, run):
     assert done.stderr.count("\n") == 1
 
 
-# folders that are gone --------------------------------------------------------------------------------------------------
+# folders that are gone ----------------------------------------------------------------------------------------------
 def test_a_folder_that_is_gone_is_named_and_data_path_takes_its_place(pets, tmp_path, run):
     before = load_protocol(pets).record()
     moved = tmp_path / "elsewhere" / "pets"
@@ -135,7 +136,7 @@ def test_feature_files_and_shards_that_moved(pets, tmp_path):
         load_protocol("/gone/{000000..000002}.tar")
 
 
-# nobody's folder is written into -----------------------------------------------------------------------------------------
+# nobody's folder is written into -------------------------------------------------------------------------------------
 def test_shapes_is_drawn_into_no_folder_of_the_user(pets, run):
     before = sorted(path.name for path in pets.rglob("*"))
     for command in (("make", "shapes", "--root", pets), ("check", "shapes", "--data-path", pets)):

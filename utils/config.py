@@ -6,6 +6,7 @@ import re
 import yaml
 
 from utils import augmentation
+from utils.datasets.labels import FORMS
 from utils.errors import InputError
 from utils.files import write_text
 from utils.flags import Flags, command_line, note, show_help
@@ -36,6 +37,7 @@ DATA = {
     **{key: Setting(None, "of the splits, where free", kind=int, low=1)
        for key in ("num_train", "num_query", "num_database", "train_per_class", "query_per_class")},
     "skip_broken": Setting(None, "leave unreadable ones out", kind=bool),
+    "labels": Setting("auto", "of your own: class numbers or 0/1 columns", choices=FORMS),
     "split_seed": Setting(0, "seed of the split", low=0),
     "resize_size": Setting(256, "shorter side before crop", low=8),
     "crop_size": Setting(224, "input of the network", low=8),
@@ -120,13 +122,13 @@ RECIPE = {**DATA, **MODEL, **TRAINING, **EVALUATION}  # what decides the result;
 GROUPS = {"data": DATA, "model": MODEL, "training": TRAINING, "evaluation": EVALUATION, "run": RUN}
 OWN_FILE = ("method_file", "method_sha256")  # a recipe of a method from outside says where and what it was
 MAY_CHANGE_ON_RESUME = ("epoch", "eval_epoch", "eval_batch_size", "data_path", "list_dir", "backbone_weights")
-SIZES = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class", "skip_broken")
+SIZES = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class", "skip_broken", "labels")
 
 
 def data_request(recipe):
     """What names the data of a recipe, as plain values: ``dataset``, ``split_seed``, ``sizes`` (those that are set)."""
     return {"dataset": recipe["dataset"], "split_seed": recipe["split_seed"],
-            "sizes": {key: recipe[key] for key in SIZES if recipe.get(key)}}
+            "sizes": {key: recipe[key] for key in SIZES if recipe.get(key) and recipe[key] != RECIPE[key].default}}
 
 
 def _convert(key, value, setting, where):

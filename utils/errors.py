@@ -8,10 +8,10 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text):
-    """A text with a foreign name in it, as one line that any terminal and file takes and shows as it is.
+    r"""A text with a foreign name in it, as one line that any terminal and file takes and shows as it is.
 
-    Control characters and the like are written as in Python, a line end as ``\\n``; bytes of a file name that are no
-    UTF-8 as ``\\xff``. Everything else stays.
+    Control characters and the like are written as in Python, a line end as ``\n``; bytes of a file name that are no
+    UTF-8 as ``\xff``. Everything else stays.
     """
     def escaped(match):
         code = ord(match[0])

@@ -4,6 +4,7 @@ import sys
 
 from utils.datasets import download
 from utils.datasets.check import check, report
+from utils.datasets.labels import FORMS
 from utils.datasets.names import PROTOCOLS, find_data_set, load_data_set, make_request
 from utils.datasets.own import write_shards
 from utils.errors import InputError, run_main
@@ -25,7 +26,7 @@ def main(argv):
         return
     data_set = find_data_set(options.name, options.root)
     request = make_request(data_set, options.root, options.seed, options.list_dir,
-                           {size: getattr(options, size) for size in _size_names()})
+                           {**{size: getattr(options, size) for size in _size_names()}, "labels": options.labels})
     if options.command == "make":
         if data_set.make is None:
             raise InputError(f"{data_set.name} needs no lists; look at it with: python -m utils.datasets check "
@@ -35,7 +36,7 @@ def main(argv):
         write_shards.command(options, lambda: load_data_set(data_set, request), options.name in PROTOCOLS)
     else:
         protocol, faults = check(data_set, request, options.fast, options.workers)
-        print("\n".join(report(protocol, faults, options.fast)))
+        print("\n".join(report(data_set.name, protocol, faults, options.fast)))
         if faults:
             sys.exit(1)
 
@@ -76,6 +77,8 @@ def _parse(argv):
         command.add_argument("--root", "--data-path", help="folder (CIFAR-10: or archive) with the data")
         command.add_argument("--list-dir", help="folder of the list files")
         command.add_argument("--seed", type=int, help="seed of the split")
+        command.add_argument("--labels", choices=FORMS, help="of your own lists, manifests and feature files: index = "
+                             "class numbers, multihot = 0/1 columns, auto = one column is index, several are multihot")
         for size in _size_names():
             command.add_argument(f"--{size.replace('_', '-')}", type=int, metavar="N", help="another split size")
     return parser.parse_args(argv)

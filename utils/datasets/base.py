@@ -53,6 +53,7 @@ class FileImages:
         return f"{info.st_size} {info.st_mtime_ns}"
 
     def select(self, positions):
+        """The images at ``positions``."""
         places = self.places and (self.places[0], self.places[1][np.asarray(positions, np.int64)])
         return FileImages(self.root, [self.paths[i] for i in positions], places)
 
@@ -76,6 +77,7 @@ class ArrayImages:
         return self.array.shape[2], self.array.shape[1]
 
     def select(self, positions):
+        """The images at ``positions``; the array is shared."""
         return ArrayImages(self.array, self.rows[np.asarray(positions, np.int64)])
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from utils.datasets.base import Split
 from utils.datasets.names import load_data_set
-from utils.errors import printable
+from utils.errors import InputError, printable
 from utils.images import ImageError
 
 SHOWN = 20  # faults of one sort that are printed in full
@@ -29,14 +29,19 @@ def check(data_set, request, fast=False, workers=None):
         workers: threads that read images; the number of cores by default.
 
     Returns:
-        Protocol, list of (sort, message); the list is empty for a sound data set.
+        Protocol (None where the faults leave none), list of (sort, message); the list is empty for a sound data set.
 
     Raises:
         InputError: nothing to examine: no such folder, archive or list.
     """
     faults = []
-    protocol = load_data_set(data_set, dataclasses.replace(
-        request, on_fault=lambda message: faults.append(("bad line", message))))
+    try:
+        protocol = load_data_set(data_set, dataclasses.replace(
+            request, on_fault=lambda message: faults.append(("bad line", message))))
+    except InputError as error:
+        if not faults:
+            raise
+        return None, faults + [("no data set", str(error))]  # what is left of it says less than the lines at fault
     faults += _counts(data_set, protocol, request.sizes)
     for split in protocol.splits:
         faults += _rows(split)
@@ -115,12 +120,13 @@ def _images(protocol, fast, workers):
         return [fault for fault in pool.map(look, jobs) if fault]
 
 
-def report(protocol, faults, fast):
-    """The lines that the command prints."""
+def report(name, protocol, faults, fast):
+    """The lines that the command prints; ``name``: of a data set without a protocol."""
     lines = []
-    for split in protocol.splits:
-        lines.append(f"{split.name:<9}{len(split):>8} items  sha256 {split.sha256()}")
-    lines += [f"note: {note}" for note in protocol.notes]
+    if protocol is not None:
+        name = protocol.name
+        lines += [f"{split.name:<9}{len(split):>8} items  sha256 {split.sha256()}" for split in protocol.splits]
+        lines += [f"note: {note}" for note in protocol.notes]
     shown = collections.Counter()
     for sort, message in faults:
         shown[sort] += 1
@@ -130,5 +136,6 @@ def report(protocol, faults, fast):
         if count > SHOWN:
             lines.append(f"fault: {sort}: and {count - SHOWN} more")
     how = "headers read" if fast else "images decoded"
-    lines.append(f"{protocol.name}: {len(faults)} faults, {how}" if faults else f"{protocol.name}: no fault, {how}")
+    how = how if protocol is not None else "no image was looked at"
+    lines.append(f"{name}: {len(faults)} faults, {how}" if faults else f"{name}: no fault, {how}")
     return [printable(line) for line in lines]

@@ -6,6 +6,7 @@ import re
 
 from utils.datasets import lists
 from utils.datasets.base import Request, need_items
+from utils.datasets.labels import FORMS
 from utils.datasets.matrices import feature_files
 from utils.datasets.own import folders, shards, splits
 from utils.datasets.protocols import cifar10, coco, imagenet, mirflickr, nuswide, shapes, voc, wiki
@@ -15,7 +16,7 @@ _MODULES = (shapes, cifar10, coco, nuswide, imagenet, mirflickr, voc, wiki)
 PROTOCOLS = {known.name: known for module in _MODULES for known in module.DATA_SETS}
 # other names that papers and code give to the sets, in the spelling of ``_plain``
 _ALSO = {"cifar": "cifar10", "coco2014": "coco", "mscoco": "coco", "mscoco2014": "coco", "flickr": "mirflickr",
-         "flickr25k": "mirflickr", "mirflickr25k": "mirflickr", "mirflickr25000": "mirflickr", "mirflickr25": "mirflickr",
+         "flickr25k": "mirflickr", "mirflickr25k": "mirflickr", "mirflickr25000": "mirflickr",
          "nuswide": "nuswide_21", "nuswidetc21": "nuswide_21", "nuswidetc10": "nuswide_10", "nuswide81": "nuswide_81_m",
          "imagenet100": "imagenet", "imagenet1k": "imagenet", "ilsvrc2012": "imagenet", "voc": "voc2012",
          "pascalvoc": "voc2012", "pascalvoc2012": "voc2012", "wikipedia": "wiki"}
@@ -34,7 +35,8 @@ def nearest_name(name):
 
 
 def find_data_set(name, root=None):
-    """The DataSet of a protocol's name, of a user's own pictures (splits.py), shards, or a file of features (.npz, .mat).
+    """The DataSet of a protocol's name, of a user's own pictures (splits.py), shards, or a file of features (.npz,
+    .mat).
 
     Args:
         name: name or path.
@@ -174,10 +176,16 @@ def make_request(data_set, root=None, seed=None, list_dir=None, options=None):
     skip_broken = bool(given.pop("skip_broken", False))
     if skip_broken and "skip_broken" not in data_set.options:
         raise InputError(f"{data_set.name}: --skip-broken is for your own pictures; this data set's are fixed")
+    labels = str(given.pop("labels", "auto"))
+    if labels not in FORMS:
+        raise InputError(f"--labels is {labels!r}; choose one of {', '.join(FORMS)}")
+    if labels != "auto" and "labels" not in data_set.options:
+        raise InputError(f"{data_set.name}: --labels is for your own lists, manifests and feature files; here it is "
+                         "known what the labels are")
     for key, value in given.items():
         if key not in data_set.sizes:
             raise InputError(f"{data_set.name} has no size '{key}'; it takes {', '.join(data_set.sizes) or 'no sizes'}")
         if int(value) < 1:
             raise InputError(f"{data_set.name}: size {key} must be 1 or more, got {value}")
     return Request(root, data_set.seed if seed is None else int(seed), list_dir,
-                   {key: int(value) for key, value in given.items()}, skip_broken=skip_broken)
+                   {key: int(value) for key, value in given.items()}, labels, skip_broken)

@@ -30,7 +30,7 @@ EXTRA = (*MASKS, "ids", "classes")
 
 
 # the three entries ----------------------------------------------------------------------------------------------
-def load_features_protocol(path, seed=0, name=None, **sizes):
+def load_features_protocol(path, seed=0, name=None, labels="auto", **sizes):
     """The three splits of a feature file.
 
     Splits: the file's masks or parts where there are some. MIRFlickr and NUS-WIDE files (by name, or ``name``):
@@ -42,6 +42,7 @@ def load_features_protocol(path, seed=0, name=None, **sizes):
         path: an ``.npz`` or ``.mat`` file, or a folder with such files of one set.
         seed: of the drawing and of the database's order.
         name: protocol name; by default the file's stem.
+        labels: how labels are written, see labels.py.
         sizes: ``num_query``, ``num_train``; None is ignored.
 
     Raises:
@@ -59,14 +60,14 @@ def load_features_protocol(path, seed=0, name=None, **sizes):
     else:
         variables, default = _read_mats(path)
     name = name or next((known for known, rule in DRAWN.items() if default.lower().startswith(rule[3])), default)
-    return make_protocol(variables, name, seed, sizes, path)
+    return make_protocol(variables, name, seed, sizes, path, labels)
 
 
 def data_set(path):
     """DataSet of a feature file, for ``--dataset path/to/file.npz``."""
     def load(request):
-        return load_features_protocol(path, request.seed, **request.sizes)
-    return DataSet(name=path, load=load, topk=TOPK, sizes=SIZES, source="your own features")
+        return load_features_protocol(path, request.seed, labels=request.labels, **request.sizes)
+    return DataSet(name=path, load=load, topk=TOPK, sizes=SIZES, options=("labels",), source="your own features")
 
 
 # files ----------------------------------------------------------------------------------------------------------

@@ -161,4 +161,5 @@ class StoredImages:
         return shape[self.axes[2]], shape[self.axes[1]]
 
     def select(self, positions):
+        """The pictures at ``positions``."""
         return StoredImages(self.path, self.name, self.axes, self.rows[np.asarray(positions, np.int64)])

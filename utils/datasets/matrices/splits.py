@@ -1,12 +1,13 @@
 """Raw variables -> a protocol: images or features, texts or text features, labels and who is in which split.
 
-``variables`` is a dict with the keys image, text, label (an array, a pair of training and query part, or None), the masks
-is_train, is_query, is_database, and ids, classes; feature_files.py and wiki.py read such from files. Pictures may be an
-images object of base.py, texts a list of str.
+``variables`` is a dict with the keys image, text, label (an array, a pair of training and query part, or None), the
+masks is_train, is_query, is_database, and ids, classes; feature_files.py and wiki.py read such from files. Pictures may
+be an images object of base.py, texts a list of str.
 """
 import numpy as np
 
 from utils.datasets.base import ArrayImages, Protocol, Split
+from utils.datasets.labels import one_hot
 from utils.datasets.seeded import permutation
 from utils.errors import InputError
 
@@ -21,7 +22,7 @@ DRAWN = {"mirflickr_crossmodal": (2000, 5000, 2, ("mirflickr25k", "flickr-25k", 
          "nuswide_10": (2000, 5000, 1, ("nus-wide-tc10", "nuswide-tc10", "nus-wide-tc-10"))}
 
 
-def make_protocol(variables, name, seed, sizes, path):
+def make_protocol(variables, name, seed, sizes, path, labels="auto"):
     """Protocol of raw variables.
 
     Args:
@@ -29,15 +30,16 @@ def make_protocol(variables, name, seed, sizes, path):
         name: protocol name; where it is a key of ``DRAWN``, equal shares of every label are drawn (``draw_by_label``).
         seed: of the drawing and of the database's order.
         sizes: ``num_query``, ``num_train``.
+        labels: how labels are written, see labels.py.
 
     Raises:
         InputError: variables missing or of different lengths, values that are not finite, sizes that do not fit.
     """
-    variables = _clean(variables, path)
+    variables = _clean(variables, path, labels)
     train, query, database = _split(variables, name, seed, sizes, path)
     rng = np.random.default_rng([seed, 1])
-    whole = Split("all", variables["ids"], variables["label"], variables["images"], variables["features"], variables["texts"],
-                  variables["text_features"])
+    whole = Split("all", variables["ids"], variables["label"], variables["images"], variables["features"],
+                  variables["texts"], variables["text_features"])
     has_text = variables["texts"] is not None or variables["text_features"] is not None
     return Protocol(name, whole.select(train, "train"), whole.select(query, "query"),
                     whole.select(rng.permutation(database), "database"), variables["classes"],
@@ -112,7 +114,7 @@ def _split(variables, name, seed, sizes, path):
     return train, query, database
 
 
-def _clean(variables, path):
+def _clean(variables, path, labels):
     """Check and convert the raw variables: images or features, texts or text_features, label, ids, classes, masks."""
     fields = {field: variables[field] for field in FIELDS}
     if fields["image"] is None and fields["text"] is None:
@@ -154,7 +156,12 @@ def _clean(variables, path):
     ids = variables.get("ids")
     ids = [f"{row:07d}" for row in range(n)] if ids is None else [str(value) for value in np.ravel(ids)]
     _same_length(len(ids), n, "ids", path)
-    label = _labels(fields["label"], n, path)
+    if len(set(ids)) < n:
+        first = {}
+        again = next(row for row, name in enumerate(ids) if first.setdefault(name, row) != row)
+        raise InputError(f"{path}: the id {ids[again][:60]} is that of row {first[ids[again]]} and of row {again}; "
+                         "every item needs its own")
+    label = _labels(fields["label"], n, path, labels)
     classes = variables.get("classes")
     if classes is None:
         classes = [f"class_{i}" for i in range(0 if label is None else label.shape[1])]
@@ -197,20 +204,34 @@ def _matrix(value, n, field, path):
     return value
 
 
-def _labels(value, n, path):
+def _labels(value, n, path, form):
     """uint8 [N, C] of 0/1 from 0/1 (or -1/1) columns, or from one class number an item (columns in their order)."""
     if value is None:
         return None
     value = np.asarray(value)
-    if value.ndim == 2 and min(value.shape) > 1:
-        value = value.T if value.shape[0] != n and value.shape[1] == n else value
-        _same_length(value.shape[0], n, "label", path)
-        if not np.isin(value, (-1, 0, 1)).all():
-            raise InputError(f"{path}: label columns must be 0 or 1")
-        return np.ascontiguousarray(value > 0, dtype="uint8")
+    if value.dtype.kind not in "biufU":
+        raise InputError(f"{path}: label must be numbers, not {value.dtype}")
+    if value.ndim == 2 and min(value.shape) > 1 or form == "multihot":
+        return _label_columns(value, n, path, form)
     value = value.ravel()
     _same_length(len(value), n, "label", path)
     numbers, column = np.unique(value, return_inverse=True)
     if value.dtype.kind == "f" and not np.array_equal(numbers, np.round(numbers)):
         raise InputError(f"{path}: label must be class numbers or 0/1 columns")
-    return np.eye(len(numbers), dtype="uint8")[column]
+    if value.dtype.kind in "if" and numbers.min(initial=0) < 0:
+        raise InputError(f"{path}: label holds the class number {numbers.min():g} (row {int(column.argmin())} first); "
+                         "class numbers are 0 or more, and 0/1 columns need a matrix [N, C]")
+    return one_hot(column, len(numbers), f"{path}: label")
+
+
+def _label_columns(value, n, path, form):
+    """uint8 [N, C] from a matrix of 0/1 (or -1/1); with ``multihot`` a vector is one column."""
+    if form == "index":
+        raise InputError(f"{path}: label has the shape {list(value.shape)}; --labels index reads one class "
+                         "number an item")
+    value = value.reshape(-1, 1) if value.ndim == 1 or 1 in value.shape else value
+    value = value.T if value.shape[0] != n and value.shape[1] == n else value
+    _same_length(value.shape[0], n, "label", path)
+    if value.dtype.kind == "U" or not np.isin(value, (-1, 0, 1)).all():
+        raise InputError(f"{path}: label columns must be 0 or 1")
+    return np.ascontiguousarray(value > 0, dtype="uint8")

@@ -120,7 +120,7 @@ def scan(folder):
 
 
 def any_picture(folder):
-    """Whether a picture lies in a folder or below it, by the rule of ``scan`` for hidden names; links are not followed."""
+    """Whether a picture lies in a folder or below it; hidden names do not count, links are not followed."""
     for place, below, names in os.walk(folder):
         below[:] = sorted(name for name in below if not is_hidden(name))
         if any(name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name) for name in names):

@@ -65,4 +65,5 @@ def complain(message, on_fault):
 
 def first_of(names, most, mark=", "):
     """The first ``most`` of the names in a row, and how many more there are."""
-    return mark.join(map(printable, names[:most])) + (f"{mark}and {len(names) - most} more" if len(names) > most else "")
+    more = f"{mark}and {len(names) - most} more" if len(names) > most else ""
+    return mark.join(map(printable, names[:most])) + more

@@ -38,6 +38,7 @@ import numpy as np
 
 from utils.datasets import lists
 from utils.datasets.base import DataSet, FileImages, Protocol, Split
+from utils.datasets.labels import zeros
 from utils.datasets.own import splits, tar_items
 from utils.datasets.own.item_table import ItemTable, complain
 from utils.errors import InputError
@@ -76,6 +77,7 @@ class Names(collections.abc.Sequence):
         return self.buffer[self.start[i]:self.start[i] + self.size[i]].tobytes()
 
     def select(self, positions):
+        """The strings at ``positions``; the buffer is shared."""
         return Names(self.buffer, self.start[positions], self.size[positions])
 
     def sortable(self):
@@ -148,6 +150,7 @@ class ShardImages:
         return image_size(*self.source(i))
 
     def select(self, positions):
+        """The pictures at ``positions``."""
         return ShardImages(self.files, self.names.select(positions), self.shard[positions], self.offset[positions],
                            self.sizes[positions])
 
@@ -294,7 +297,7 @@ def _labels(parts, table, images, folder, fault):
                          f"{os.path.join(folder, 'classes.txt')}")
     columns = [np.array([place[value] for value in some], np.int64)[part["label"]]
                for some, part in zip(values, parts)]
-    labels = _zeros(len(counts), len(classes))
+    labels = zeros(len(counts), len(classes), images.files.paths[0])
     labels[np.repeat(np.arange(len(counts)), counts.clip(0)), np.concatenate(columns)] = 1
     return labels, classes
 
@@ -316,21 +319,14 @@ def _folder_labels(names):
     if not classes:
         return None, []
     place = {name: i for i, name in enumerate(classes)}
-    labels = _zeros(len(names), len(classes))
+    labels = zeros(len(names), len(classes), "the folders of the shards")
     labels[np.arange(len(names)), [place[name.partition("/")[0]] for name in names]] = 1
     return labels, classes
 
 
-def _zeros(rows, columns):
-    try:
-        return np.zeros((rows, columns), np.uint8)
-    except MemoryError as error:
-        raise InputError(f"labels of {rows} items in {columns} classes do not fit in memory") from error
-
-
 # as a data set -----------------------------------------------------------------------------------
 def data_set(path):
-    """DataSet of a set of shards, for ``--dataset PATH``; split by size flags as a folder of pictures is (splits.py)."""
+    """DataSet of a set of shards, for ``--dataset PATH``; split by size flags as a folder of pictures is."""
     path = os.fspath(path)
     name = re.sub(r"(\.tar)?(\.\w+)?$", "", os.path.basename(os.path.abspath(path))) or path
 

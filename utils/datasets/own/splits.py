@@ -52,7 +52,7 @@ def data_set(path):
         return Protocol(name, whole.select(train, "train"), whole.select(query, "query"),
                         whole.select(database, "database"), table.classes, seed=request.seed, notes=table.notes)
 
-    return DataSet(name=path, load=load, inside=False, sizes=SIZES, options=("skip_broken",),
+    return DataSet(name=path, load=load, inside=False, sizes=SIZES, options=("skip_broken", "labels"),
                    source="your own images")
 
 
@@ -80,9 +80,11 @@ def load_lists(name, path, request):
     """
     list_dir = request.list_dir or path
     if request.sizes or request.skip_broken:
-        flags = ", ".join("--" + key.replace("_", "-") for key in [*request.sizes, "skip_broken"][:len(request.sizes) or 1])
+        given = [*request.sizes, *(["skip_broken"] if request.skip_broken else [])]
+        flags = ", ".join("--" + key.replace("_", "-") for key in given)
         raise InputError(f"{list_dir} brings its own split in image lists; leave out {flags}, or the lists")
-    protocol = lists.load_lists(name, request.root or path, list_dir, request.seed, on_fault=request.on_fault)
+    protocol = lists.load_lists(name, request.root or path, list_dir, request.seed, on_fault=request.on_fault,
+                                form=request.labels)
     for other in (protocol.database, protocol.train) if request.on_fault is None else ():
         rows = dict(zip(other.ids, range(len(other))))
         shared = [i for i, item in enumerate(protocol.query.ids) if item in rows]
@@ -108,7 +110,7 @@ def read(path, request, folders_are_splits=True):
         return read_folder(need_folder(request.root or path, "your pictures"), folders_are_splits)
     root = need_folder(request.root or os.path.dirname(path) or ".", f"the pictures that {path} names")
     reader = read_list if path.lower().endswith(".txt") else read_manifest
-    table = reader(path, root, request.on_fault)
+    table = reader(path, root, request)
     if not table.paths and request.on_fault is None:
         raise InputError(f"{path} names no pictures")
     return table
@@ -159,7 +161,7 @@ def draw_split(table, seed, sizes, path):
         if f"num_{part}" in sizes and f"{part}_per_class" in sizes:
             raise InputError(f"give --num-{part} or --{part}-per-class, not both")
     if n < 2:
-        raise InputError(f"{path} holds {n} picture; a query and a database need at least 2")
+        raise InputError(f"{path} holds {'1' if n else 'no'} picture; a query and a database need at least 2")
     if "query_per_class" in sizes:
         query = _per_class(table, order, sizes["query_per_class"], f"{path}: --query-per-class")
     else:
@@ -196,10 +198,9 @@ def _per_class(table, order, count, what):
 
 
 # image lists -------------------------------------------------------------------------------------
-def read_list(path, root, on_fault=None):
-    """ItemTable of one image list; ``classes.txt`` beside it names the labels."""
-    split = lists.read_split("all", path, root, None, on_fault)
-    count = 0 if split.labels is None else split.labels.shape[1]
-    table = ItemTable(root, split.ids, split.labels, lists.read_classes(os.path.dirname(path) or ".", count),
-                  list_file=path, lines=split.lines)
-    return once(table, on_fault)
+def read_list(path, root, request):
+    """ItemTable of one image list; ``classes.txt`` (``labels.txt``) beside it names the labels."""
+    parts, classes, notes = lists.read_splits({"all": path}, root, request.labels, request.on_fault)
+    split = parts["all"]
+    table = ItemTable(root, split.ids, split.labels, classes, list_file=path, lines=split.lines, notes=notes)
+    return once(table, request.on_fault)

@@ -20,7 +20,7 @@ import tempfile
 import cv2
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import list_file, lists
 from utils.datasets.base import FileImages, Request
 from utils.datasets.own import shards, tar_items
 from utils.datasets.own import splits as own_splits
@@ -87,7 +87,8 @@ def write_shards(splits, classes, folder, per_shard=PER_SHARD, with_lists=False,
         count = _write_all(temporary, places, classes, per_shard)
         if with_lists:
             for split in splits:
-                _write_text(os.path.join(temporary, f"{split.name}.txt"), lists.write_lines(split.ids, split.labels))
+                _write_text(os.path.join(temporary, f"{split.name}.txt"),
+                            list_file.write_lines(split.ids, split.labels))
         if classes:
             _write_text(os.path.join(temporary, "classes.txt"), "".join(f"{name}\n" for name in classes))
         umask = os.umask(0)

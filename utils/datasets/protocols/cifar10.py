@@ -1,9 +1,10 @@
 """CIFAR-10 from the official ``cifar-10-python.tar.gz``, in the three splits that hashing papers use.
 
 The pool is all 60,000 images, train batches first, then the test batch; ids are ``cifar10/train/00042`` and
-``cifar10/test/00042``. The public code draws its splits unseeded; ours are drawn class by class from a seed (seeded.py):
-the images of class c in the order ``permutation(n_c, seed, 10, c)``, first the queries, then the training images, then
-the rest. The database is stored in the order ``permutation(n, seed, 11)``, so position tells nothing about the class.
+``cifar10/test/00042``. The public code draws its splits unseeded; ours are drawn class by class from a seed
+(seeded.py): the images of class c in the order ``permutation(n_c, seed, 10, c)``, first the queries, then the training
+images, then the rest. The database is stored in the order ``permutation(n, seed, 11)``, so position tells nothing about
+the class.
 
 The batches are pickles, which could run any code; utils.safe_pickle reads arrays and plain values only.
 """

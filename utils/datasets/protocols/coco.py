@@ -72,8 +72,8 @@ def read(root, seed, any_count):
             raise InputError(f"{paths[i]} has an object of the unknown category {min(unknown)}")
         labels[row, [column[category] for category in objects[i]]] = 1
     compare_counts((len(labelled), len(column)) == (IMAGES, CATEGORIES),
-                   f"{len(labelled)} images with an object and {len(column)} categories, but COCO 2014 has {IMAGES} and "
-                   f"{CATEGORIES}; are the files complete?", any_count)
+                   f"{len(labelled)} images with an object and {len(column)} categories, but COCO 2014 has {IMAGES} "
+                   f"and {CATEGORIES}; are the files complete?", any_count)
     return Annotations([paths[i] for i in labelled], labels, [categories[category] for category in column],
                        record={"pictures_with_a_label": len(labelled)})
 
@@ -101,4 +101,5 @@ MAKER = ListMaker("coco", os.path.join(DATA, "coco"), read, draw, QUERY, TRAIN, 
 make_lists = MAKER.make_lists
 DATA_SETS = (MAKER.data_set(counts=(QUERY, TRAIN, IMAGES - QUERY), classes=CATEGORIES, source=_SOURCE,
                             sizes=("num_query", "num_train"),
-                            recognises=holds("train2014", "val2014", *FILES, *(f"annotations/{name}" for name in FILES))),)
+                            recognises=holds("train2014", "val2014", *FILES,
+                                             *(f"annotations/{name}" for name in FILES))),)

@@ -26,7 +26,7 @@ import re
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import text_files
 from utils.datasets.base import DATA, is_hidden, need_folder
 from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_counts, find_folder, listing
 from utils.datasets.seeded import permutation
@@ -48,7 +48,8 @@ _SOURCE = "non-commercial research, by agreement; https://image-net.org/download
 # who is in which class --------------------------------------------------------------------------------------------
 def _pictures(folder):
     """Sorted names of the pictures in a folder."""
-    return [name for name in listing(folder, "pictures") if name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)]
+    return [name for name in listing(folder, "pictures")
+            if name.lower().endswith(IMAGE_ENDINGS) and not is_hidden(name)]
 
 
 def _class_folders(folder):
@@ -74,7 +75,7 @@ def class_names(root, base):
     """
     path = _find_file(root, base, "LOC_synset_mapping.txt") or _find_file(root, base, "synset_words.txt")
     names = {}
-    for number, line in enumerate(lists.read_lines(path) if path else [], 1):
+    for number, line in enumerate(text_files.read_lines(path) if path else [], 1):
         wnid = line.strip().partition(" ")[0]
         if wnid and not _WNID.fullmatch(wnid):
             raise InputError(f"{path}:{number}: '{line.strip()[:40]}' does not begin with a WordNet id")
@@ -86,7 +87,7 @@ def class_names(root, base):
 def _read_solution(path):
     """LOC_val_solution.csv -> dict picture without ending -> (WordNet id, line)."""
     found = {}
-    for number, line in enumerate(lists.read_lines(path), 1):
+    for number, line in enumerate(text_files.read_lines(path), 1):
         picture, _, answer = line.strip().partition(",")
         if not picture or (number == 1 and picture == "ImageId"):
             continue
@@ -106,7 +107,7 @@ def kit_classes(root, base, truth):
     path = _find_file(root, base, "map_clsloc.txt")
     if path:
         kit = {}
-        for line, text in enumerate(lists.read_lines(path), 1):
+        for line, text in enumerate(text_files.read_lines(path), 1):
             words = text.split()
             if words and (len(words) < 2 or not _WNID.fullmatch(words[0]) or not words[1].isdigit()):
                 raise InputError(f"{path}:{line}: expected '<WordNet id> <number> <name>'")
@@ -128,7 +129,7 @@ def kit_classes(root, base, truth):
 def _read_truth(path, kit):
     """ILSVRC2012_validation_ground_truth.txt -> dict picture without ending -> (WordNet id, line)."""
     found = {}
-    for number, line in enumerate(lists.read_lines(path), 1):
+    for number, line in enumerate(text_files.read_lines(path), 1):
         line = line.strip()
         if not line:
             continue
@@ -144,7 +145,7 @@ def _read_val_list(path, wnids):
         raise InputError(f"{path} counts all {ALL_CLASSES} classes by their sorted WordNet ids, and {len(wnids)} are "
                          "known; put synset_words.txt or LOC_synset_mapping.txt beside it")
     found = {}
-    for number, line in enumerate(lists.read_lines(path), 1):
+    for number, line in enumerate(text_files.read_lines(path), 1):
         words = line.split()
         if not words:
             continue

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import list_file, lists, text_files
 from utils.datasets.base import DataSet, Protocol, need_folder
 from utils.datasets.matrices import feature_files
 from utils.errors import InputError, printable
@@ -97,16 +97,17 @@ class ListMaker:
         found = self.read(root, seed, any_count)
         count = len(found.ids)
         if query + train > count:
-            raise InputError(f"{query} queries and {train} training images are more than the {count} {self.what} with a "
-                             "label; choose --num-query and --num-train")
+            raise InputError(f"{query} queries and {train} training images are more than the {count} {self.what} with "
+                             "a label; choose --num-query and --num-train")
         if query + train == count and not self.inside:
-            raise InputError(f"{query} queries and {train} training images leave no database of the {count} {self.what}")
+            raise InputError(f"{query} queries and {train} training images leave no database of the {count} "
+                             f"{self.what}")
         rows = self.draw(found, seed, query, train)
         return write(os.fspath(list_dir or self.folder), self.name, seed, self._files(found, rows), **found.record)
 
     def _files(self, found, rows):
         """dict file name -> text."""
-        files = {f"{split}.txt": lists.write_lines([found.ids[i] for i in some], found.labels[some])
+        files = {f"{split}.txt": list_file.write_lines([found.ids[i] for i in some], found.labels[some])
                  for split, some in rows.items()}
         files["classes.txt"] = "".join(f"{name}\n" for name in found.classes)
         if found.texts is not None:
@@ -241,8 +242,8 @@ def add_texts(protocol: Protocol, list_dir):
     path = os.path.join(list_dir, TEXTS)
     if not os.path.isfile(path):
         return
-    words = [tag for tag in lists.read_lines(os.path.join(list_dir, TAGS)) if tag]
-    lists.add_texts(protocol, path)
+    words = [tag for tag in text_files.read_lines(os.path.join(list_dir, TAGS)) if tag]
+    text_files.add_texts(protocol, path)
     protocol.vocabulary = words or None
     column = {tag: i for i, tag in enumerate(words)}
     for split in protocol.splits if words else ():

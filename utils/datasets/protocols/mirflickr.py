@@ -12,8 +12,8 @@ are part of it, as they are of the public lists (their queries have nothing to f
 label or without any of these tags are left out (20,015 stay). 2,000 queries and 5,000 training pictures with equal
 shares of every label, the first label's doubled (matrices/splits.py), the database is all but the queries in the
 order of ``permutation(n, seed, 62)``. A text is the picture's tags with blanks between; its features are 1 for each of
-the 1,386 tags it has. A root with ``.mat`` files is read by feature_files.py, unless ``list_dir`` is given: that is the one
-rule that tells the authors' matrices from the official files.
+the 1,386 tags it has. A root with ``.mat`` files is read by feature_files.py, unless ``list_dir`` is given: that is the
+one rule that tells the authors' matrices from the official files.
 
 Tag files that are not UTF-8 are read as Latin-1; how many is said. The published splits are unseeded: this is another
 draw of the same protocols.
@@ -24,7 +24,7 @@ import re
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import text_files
 from utils.datasets.base import DATA, holds
 from utils.datasets.matrices.splits import SIZES, TOPK, draw_by_label
 from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_counts, find_folder, listing
@@ -79,7 +79,7 @@ def read_annotations(root, names, numbers):
         path = os.path.join(folder, f"{name}.txt")
         if not os.path.isfile(path):
             raise InputError(f"{path} is missing; unpack {ANNOTATIONS}.zip again")
-        for line, text in enumerate(lists.read_lines(path), 1):
+        for line, text in enumerate(text_files.read_lines(path), 1):
             text = text.strip()
             if not text:
                 continue
@@ -116,7 +116,7 @@ def read_tags(folder, numbers):
                 data = file.read()
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-        text, is_foreign = lists.utf8_or_latin1(data)
+        text, is_foreign = text_files.utf8_or_latin1(data)
         foreign += is_foreign
         words = ("".join(line.split()) for line in text.split("\n"))
         tags.append([word for word in words if word])

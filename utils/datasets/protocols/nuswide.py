@@ -25,7 +25,7 @@ import os
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import text_files
 from utils.datasets.base import DATA, holds, need_folder
 from utils.datasets.matrices.splits import SIZES, draw_by_label
 from utils.datasets.matrices.splits import TOPK as TOPK_TEXT
@@ -127,7 +127,7 @@ def find_pictures(root, paths):
     Raises:
         InputError: none of the pictures of the list is below ``root``.
     """
-    names_in, names_of = collections.defaultdict(list), functools.lru_cache(None)(lists.names_of)
+    names_in, names_of = collections.defaultdict(list), functools.lru_cache(None)(text_files.names_of)
     for path in paths:
         folder, _, name = path.rpartition("/")
         names_in[folder].append(name)
@@ -144,8 +144,8 @@ def find_pictures(root, paths):
     places = [(place, n) for place in _FOLDERS for n in range(deepest, -1, -1)]
     best = max(places, key=lambda at: found(*at))
     if not found(*best):
-        raise InputError(f"{root} holds none of the first pictures of the list ({', '.join(paths[:1]) or 'it is empty'}); "
-                         f"it should hold {_PICTURES}")
+        first = ", ".join(paths[:1]) or "it is empty"
+        raise InputError(f"{root} holds none of the first pictures of the list ({first}); it should hold {_PICTURES}")
     return os.path.join(root, best[0]), best[1] + 1
 
 
@@ -171,7 +171,8 @@ MAKERS = {name: ListMaker(name, os.path.join(DATA, "nuswide", name), functools.p
           for name, (_, query, train, _, _) in PROTOCOLS.items()}
 DATA_SETS = tuple(
     maker.data_set(counts=(maker.query, maker.train, pictures - maker.query if pictures else None), sizes=SIZES,
-                   classes=concepts or CONCEPTS, source=f"{_LICENCE}; {_OBTAIN[name]}", recognises=_RECOGNISES.get(name))
+                   classes=concepts or CONCEPTS, source=f"{_LICENCE}; {_OBTAIN[name]}",
+                   recognises=_RECOGNISES.get(name))
     for (name, maker), (concepts, _, _, pictures, _) in zip(MAKERS.items(), PROTOCOLS.values()))
 
 

@@ -1,8 +1,8 @@
-"""The official files of NUS-WIDE: labels, image lists and tags.
+r"""The official files of NUS-WIDE: labels, image lists and tags.
 
     Groundtruth/AllLabels/Labels_<concept>.txt   81 files, a line 0 or 1 for each of the 269,648 pictures
     ConceptsList/Concepts81.txt                  names of the concepts, one a line
-    ImageList/Imagelist.txt                      "<folder>\\<number>_<Flickr number>.jpg", in the order of the labels
+    ImageList/Imagelist.txt                      "<folder>\<number>_<Flickr number>.jpg", in the order of the labels
     NUS_WID_Tags/AllTags1k.txt, TagList1k.txt    1,000 numbers 0 or 1 a line; names of these tags
     NUS_WID_Tags/All_Tags.txt                    "<Flickr number> tag tag ...", mostly UTF-8
 
@@ -15,7 +15,7 @@ import re
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import text_files
 from utils.datasets.base import need_folder
 from utils.errors import InputError
 from utils.images import IMAGE_ENDINGS
@@ -87,7 +87,7 @@ def read_pictures(path):
             line, as file:line.
     """
     paths, first = [], {}
-    for number, line in enumerate(lists.read_lines(path), 1):
+    for number, line in enumerate(text_files.read_lines(path), 1):
         name = line.strip().replace("\\", "/").lstrip("/")
         if not name:
             continue
@@ -111,7 +111,7 @@ def read_annotations(root):
         InputError: a missing file, a bad line, files of different lengths.
     """
     folder = need_folder(root, _WHAT)
-    concepts = [line.strip() for line in lists.read_lines(_place(folder, "ConceptsList", "Concepts81.txt"))
+    concepts = [line.strip() for line in text_files.read_lines(_place(folder, "ConceptsList", "Concepts81.txt"))
                 if line.strip()]
     parts = [("AllLabels", "", "Imagelist.txt")]
     if not _find(folder, "Groundtruth", "AllLabels") and _find(folder, "Groundtruth", "TrainTestLabels"):
@@ -178,7 +178,7 @@ def read_tags(root, paths):
     if numbers is None:
         return _raw_tags(_find(root, "NUS_WID_Tags", "All_Tags.txt"), root, paths, rows, length)
     names = _place(root, "NUS_WID_Tags", "TagList1k.txt")
-    vocabulary = [line.strip() for line in lists.read_lines(names) if line.strip()]
+    vocabulary = [line.strip() for line in text_files.read_lines(names) if line.strip()]
     found, start = [], 0
     for block in read_rows(numbers, len(vocabulary), length):
         at = np.flatnonzero(block)
@@ -207,7 +207,7 @@ def _raw_tags(path, root, paths, rows, length):
         if flickr_number(name) not in (None, number.decode("latin-1")):
             raise InputError(f"{path}:{row + 1}: tags of picture {number[:20].decode('latin-1')}, but in that line "
                              f"{length[1]} has {name}")
-        text, is_foreign = lists.utf8_or_latin1(tags)
+        text, is_foreign = text_files.utf8_or_latin1(tags)
         foreign += is_foreign
         texts.append(" ".join(text.split()))
     return texts, None, foreign

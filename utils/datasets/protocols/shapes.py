@@ -18,7 +18,7 @@ import tempfile
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import list_file, lists, text_files
 from utils.datasets.base import DATA, DataSet, holds
 from utils.datasets.protocols.jpeg_encoder import encode_batch
 from utils.datasets.seeded import Draw, hashes, key, permutation
@@ -301,7 +301,7 @@ def _write(folder, sizes, seed):
     chosen = {"query": ("query", np.arange(sizes["query"])), "database": ("database", order),
               "train": ("database", permutation(sizes["database"], seed, 3)[:sizes["train"]])}
     for name, (split, rows) in chosen.items():
-        text = lists.write_lines([paths[split][i] for i in rows], labels[split][rows])
+        text = list_file.write_lines([paths[split][i] for i in rows], labels[split][rows])
         _write_text(os.path.join(folder, f"{name}.txt"), text)
     _write_text(os.path.join(folder, "classes.txt"), "\n".join(CLASSES) + "\n")
 
@@ -333,9 +333,9 @@ def _need_own_folder(root):
         return
     other = [name for name in sorted(os.listdir(root)) if not _OWN.fullmatch(name) and not name.startswith(".")]
     if other:
-        raise InputError(f"the folder {root} holds other files ({', '.join(other[:3])}{', ...' * (len(other) > 3)}), and "
-                         "the shapes set is drawn into a folder of its own: name a new or empty one with --data-path, "
-                         "or name the data that lie there with --dataset")
+        raise InputError(f"the folder {root} holds other files ({', '.join(other[:3])}{', ...' * (len(other) > 3)}), "
+                         "and the shapes set is drawn into a folder of its own: name a new or empty one with "
+                         "--data-path, or name the data that lie there with --dataset")
 
 
 def make(request, any_count=False):
@@ -352,7 +352,7 @@ def load(request):
     folder = locate(request.root, request.seed, request.sizes)
     generate(folder, all_sizes(request.sizes), request.seed)
     protocol = lists.load_lists("shapes", folder, request.list_dir or folder, request.seed, on_fault=request.on_fault)
-    lists.add_texts(protocol, os.path.join(folder, "texts.jsonl"))
+    text_files.add_texts(protocol, os.path.join(folder, "texts.jsonl"))
     return protocol
 
 

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import text_files
 from utils.datasets.base import DATA, holds
 from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_counts, find_folder, listing
 from utils.datasets.seeded import permutation
@@ -75,7 +75,7 @@ def read_ids(path):
         InputError: unreadable file, or a line that is no id or comes twice, as file:line.
     """
     ids = {}
-    for number, line in enumerate(lists.read_lines(path), 1):
+    for number, line in enumerate(text_files.read_lines(path), 1):
         name = line.strip()
         if not name:
             continue

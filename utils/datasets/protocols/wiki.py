@@ -1,8 +1,8 @@
-"""Wikipedia (Rasiwasia et al., ACM MM 2010): 2,866 pairs of an article's section and its picture, 10 categories.
+r"""Wikipedia (Rasiwasia et al., ACM MM 2010): 2,866 pairs of an article's section and its picture, 10 categories.
 
 The official distribution (svcl.ucsd.edu/projects/crossmodal, wikipedia_dataset) is read as it is:
 
-    trainset_txt_img_cat.list   2,173 lines "<text id>\\t<image id>\\t<category, 1 to 10>": training split = database
+    trainset_txt_img_cat.list   2,173 lines "<text id>\t<image id>\t<category, 1 to 10>": training split = database
     testset_txt_img_cat.list    693 such lines: queries
     images/<category>/<image id>.jpg
     texts/<text id>.xml         the section between <text> and </text>
@@ -18,7 +18,7 @@ import re
 
 import numpy as np
 
-from utils.datasets import lists
+from utils.datasets import text_files
 from utils.datasets.base import DataSet, FileImages, holds, need_folder
 from utils.datasets.matrices import mat
 from utils.datasets.matrices.splits import TOPK, make_protocol
@@ -108,7 +108,7 @@ def _read_text(folder, row):
             data = file.read()
     except OSError as error:
         raise InputError(f"{row['where']}: {path} is missing or unreadable ({error.strerror})") from None
-    found = _TEXT.search(lists.utf8_or_latin1(data)[0])
+    found = _TEXT.search(text_files.utf8_or_latin1(data)[0])
     if not found:
         raise InputError(f"{row['where']}: {path} has no <text> ... </text>")
     return " ".join(html.unescape(re.sub("<[^>]*>", " ", found[1])).split())
