@@ -26,10 +26,7 @@ _MOST_ARGUMENTS = 16
 
 
 class PickleError(ValueError):
-    """Why a pickle is refused, in one line without control characters."""
-
-    def __init__(self, reason):
-        super().__init__(str(reason).encode("unicode_escape").decode("ascii"))
+    """Why a pickle is refused."""
 
 
 def is_shape(value):
@@ -92,6 +89,13 @@ def _same_tuple(*arguments):
     return value
 
 
+def _from_buffer(data, dtype, shape, order):
+    """numpy's arrays in protocol 5."""
+    array = Array()
+    array.build((1, shape, dtype, order == "F", data))
+    return array
+
+
 def _scalar(dtype, data):
     """numpy's way to write one number."""
     if type(dtype) is not Dtype:
@@ -105,11 +109,14 @@ def _scalar(dtype, data):
 _IGNORED = Function(lambda *_: {})
 _NAMES = {("numpy", "ndarray"): None, ("numpy", "dtype"): Function(Dtype),
           ("builtins", "tuple"): Function(_same_tuple), ("__builtin__", "tuple"): Function(_same_tuple),
+          ("builtins", "bytes"): Function(lambda: b""), ("__builtin__", "bytes"): Function(lambda: b""),
           ("torch", "Size"): Function(_same_tuple),
           ("argparse", "Namespace"): _IGNORED, ("collections", "Counter"): _IGNORED}
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
     _NAMES[_module, "_reconstruct"] = Function(lambda *_: Array())
     _NAMES[_module, "scalar"] = Function(_scalar)
+for _module in ("numpy.core.numeric", "numpy._core.numeric"):
+    _NAMES[_module, "_frombuffer"] = Function(_from_buffer)
 
 
 def load(data, start=0, names=None, persistent=None):
@@ -211,9 +218,6 @@ class _Machine:
         del self.stack[-count:]
         return values
 
-    def push_tuple(self, count):
-        self.stack.append(tuple(self.pop(count)))
-
     def top(self, kind):
         if type(self.stack[-1]) is not kind:
             raise PickleError(f"it fills something that is no {kind.__name__}")
@@ -292,20 +296,14 @@ class _Machine:
     def text(self, count):
         self.stack.append(str(self.take(count), "utf-8", "surrogatepass"))
 
-    def old_text(self, count):
-        self.stack.append(str(self.take(count), "latin1"))
-
-    def binary(self, count):
-        self.stack.append(bytes(self.take(count)))
-
 
 _U8, _U16, _I32, _U32, _U64, _F64 = (struct.Struct(form) for form in ("B", "<H", "<i", "<I", "<Q", ">d"))
 _STEPS = {code[0]: step for code, step in {
-    b"\x80": lambda m: m.take(1),                                                # PROTO
-    b"\x95": lambda m: m.take(8),                                                # FRAME: a hint for buffering
+    b"\x80": lambda m: m.take(1),   # PROTO
+    b"\x95": lambda m: m.take(8),   # FRAME: a hint for buffering
     b"(": lambda m: m.marks.append(len(m.stack)),
     b"0": lambda m: m.pop(),
-    b"1": lambda m: m.above_mark(),                                              # POP_MARK
+    b"1": lambda m: m.above_mark(),   # POP_MARK
     b"N": lambda m: m.stack.append(None),
     b"\x88": lambda m: m.stack.append(True),
     b"\x89": lambda m: m.stack.append(False),
@@ -318,16 +316,18 @@ _STEPS = {code[0]: step for code, step in {
     b"X": lambda m: m.text(m.number(_U32)),
     b"\x8c": lambda m: m.text(m.number(_U8)),
     b"\x8d": lambda m: m.text(m.number(_U64)),
-    b"U": lambda m: m.old_text(m.number(_U8)),
-    b"T": lambda m: m.old_text(m.number(_U32)),
-    b"C": lambda m: m.binary(m.number(_U8)),
-    b"B": lambda m: m.binary(m.number(_U32)),
-    b"\x8e": lambda m: m.binary(m.number(_U64)),
+    b"U": lambda m: m.stack.append(str(m.take(m.number(_U8)), "latin1")),
+    b"T": lambda m: m.stack.append(str(m.take(m.number(_U32)), "latin1")),
+    b"C": lambda m: m.stack.append(bytes(m.take(m.number(_U8)))),
+    b"B": lambda m: m.stack.append(bytes(m.take(m.number(_U32)))),
+    b"\x8e": lambda m: m.stack.append(bytes(m.take(m.number(_U64)))),
+    b"\x96": lambda m: m.stack.append(bytes(m.take(m.number(_U64)))),   # BYTEARRAY8
+    b"\x98": lambda m: None,   # READONLY_BUFFER
     b")": lambda m: m.stack.append(()),
     b"t": lambda m: m.stack.append(tuple(m.above_mark())),
-    b"\x85": lambda m: m.push_tuple(1),
-    b"\x86": lambda m: m.push_tuple(2),
-    b"\x87": lambda m: m.push_tuple(3),
+    b"\x85": lambda m: m.stack.append(tuple(m.pop(1))),
+    b"\x86": lambda m: m.stack.append(tuple(m.pop(2))),
+    b"\x87": lambda m: m.stack.append(tuple(m.pop(3))),
     b"]": lambda m: m.stack.append([]),
     b"a": lambda m: m.add([m.pop()]),
     b"e": lambda m: m.add(m.above_mark()),
@@ -336,13 +336,13 @@ _STEPS = {code[0]: step for code, step in {
     b"u": lambda m: m.put_items(m.above_mark()),
     b"q": lambda m: m.remember(m.number(_U8)),
     b"r": lambda m: m.remember(m.number(_U32)),
-    b"\x94": lambda m: m.remember(len(m.memo)),                                  # MEMOIZE
+    b"\x94": lambda m: m.remember(len(m.memo)),   # MEMOIZE
     b"h": lambda m: m.recall(m.number(_U8)),
     b"j": lambda m: m.recall(m.number(_U32)),
     b"c": lambda m: m.push_name(m.line(), m.line()),
     b"\x93": lambda m: m.push_name(*m.pop(2)),
     b"R": lambda m: m.call(),
-    b"\x81": lambda m: m.call(),                                                 # NEWOBJ
+    b"\x81": lambda m: m.call(),   # NEWOBJ
     b"b": lambda m: m.build(),
     b"Q": lambda m: m.storage(),
 }.items()}
