@@ -29,7 +29,8 @@ def _methods_of(module):
 
 def _reason(error):
     """One line of an exception: its type, its text, and its line number where it is a SyntaxError."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError) else f"{type(error).__name__}: {text}"
 
 
 def _discover():
@@ -44,8 +45,8 @@ def _discover():
             continue
         for method in _methods_of(module):
             if method.name in METHODS:
-                raise InputError(f"models/{found.name}.py and {inspect.getsourcefile(METHODS[method.name])} both define "
-                                 f"a method {method.name}; rename one")
+                other = inspect.getsourcefile(METHODS[method.name])
+                raise InputError(f"models/{found.name}.py and {other} both define a method {method.name}; rename one")
             METHODS[method.name] = method
     for name in sorted(METHODS):
         METHODS[name] = METHODS.pop(name)
@@ -80,7 +81,8 @@ def _from_file(path):
     if not os.path.isfile(path):
         raise InputError(f"no method file at {path}; `python -m models new NAME` writes one")
     for method in METHODS.values():
-        if os.path.samefile(inspect.getsourcefile(method), path):
+        own = getattr(sys.modules.get(method.__module__), "__file__", None)
+        if own and os.path.samefile(own, path):
             return method
     spec = importlib.util.spec_from_file_location(f"_method_{hashlib.sha1(path.encode()).hexdigest()[:8]}", path)
     module = importlib.util.module_from_spec(spec)
@@ -89,11 +91,9 @@ def _from_file(path):
         with open(path, "rb") as file:
             source = file.read()
         exec(compile(source, path, "exec"), module.__dict__)  # these very bytes: their hash goes into every result
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
-        # what the contract refuses speaks for itself
-        reason = str(error) if isinstance(error, InputError) else _reason(error)
-        raise InputError(f"the method file {path} cannot be imported ({reason})") from error
+        raise InputError(f"the method file {path} cannot be imported ({_reason(error)})") from error
     found = _methods_of(module)
     if len(found) != 1:
         raise InputError(f"{path} defines {len(found)} methods; one subclass of HashMethod with a name is wanted")

@@ -54,7 +54,8 @@ def write_skeleton(name, folder=None):
     with open(SKELETON, encoding="utf-8") as skeleton:
         text = skeleton.read()
     class_name = "".join(word.capitalize() for word in name.split("_"))
-    text = text.replace("SKELETON", class_name).replace("Skeleton", class_name).replace("name = None", f'name = "{name}"')
+    text = text.replace("SKELETON", class_name).replace("Skeleton", class_name)
+    text = text.replace("name = None", f'name = "{name}"')
     write_text(recipe, RECIPE.format(name=name))
     write_text(file, text)
     return file, recipe

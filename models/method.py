@@ -10,8 +10,10 @@ import paddle
 from paddle import nn
 
 from models.backbones.adapt import dropout_layers
-from utils.config import RECIPE, RUN
+from utils.config import GROUPS, RECIPE_LINES
 from utils.errors import InputError
+from utils.flags import Flags, flag_name
+from utils.peer_flags import SINGLE
 from utils.settings import Setting, nearest
 
 
@@ -139,14 +141,16 @@ class HashMethod(nn.Layer):
             raise InputError(f"class {cls.__name__}: name = {cls.name!r}, expected lower-case letters, digits and _, "
                              "for it is a folder and a flag's value")
         for key, setting in cls.settings.items():
-            if not isinstance(setting, Setting) or not key.isidentifier():
+            if not isinstance(setting, Setting) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", key):
                 raise InputError(f"class {cls.__name__}: settings[{key!r}] must be a name and a utils.settings.Setting")
-            if key in RECIPE or key in RUN:
-                raise InputError(f"class {cls.__name__}: the setting {key} is a key of every recipe (utils/config.py); "
-                                 "choose another name")
+            if key in RECIPE_LINES or flag_name(key) in COMMAND_FLAGS:
+                raise InputError(f"class {cls.__name__}: the setting {key} is a key or a flag of every recipe "
+                                 "(utils/config.py, docs/flags.md); choose another name")
             if key in TAKEN or key in vars(cls):
                 raise InputError(f"class {cls.__name__}: the setting {key} would hide the attribute {key} of a "
                                  "HashMethod; choose another name")
+        if len({flag_name(key) for key in cls.settings}) < len(cls.settings):
+            raise InputError(f"class {cls.__name__}: two of the settings {', '.join(cls.settings)} are one flag")
 
     def __init__(self, backbone, bits, facts=DataFacts(), feature_norm="none", frozen=False, feature_dropout=False,
                  **settings):
@@ -332,7 +336,8 @@ class HashMethod(nn.Layer):
         return digest.hexdigest()[:16]
 
 
-# attributes that a setting would hide: the contract's, those of an object, and what Paddle's Layer is used for
+# names that a setting cannot have: flags of the mains; attributes of the contract, of an object, of Paddle's Layer
+COMMAND_FLAGS = frozenset(Flags(SINGLE, GROUPS).names)
 TAKEN = {key for key in vars(HashMethod) if not key.startswith("__")} | {
     "backbone", "bits", "facts", "frozen", "norm", "training", "train", "eval", "parameters", "named_parameters",
     "buffers", "sublayers", "state_dict", "set_state_dict", "register_buffer", "add_parameter", "create_parameter"}

@@ -1,7 +1,7 @@
 """Write the tables of docs/flags.md and docs/flags_cn.md from utils/peer_flags.py.
 
-    python scripts/make_flag_table.py             write them
-    python scripts/make_flag_table.py --check     fail where a table differs
+python scripts/make_flag_table.py             write them
+python scripts/make_flag_table.py --check     fail where a table differs
 """
 import os
 import re
@@ -72,7 +72,8 @@ def row(one, words, reason):
     notes = [words["stands"].format(value, " ".join(f"{flag_name(key)} {text}" for key, text in settings.items()))
              if settings else words["asks"].format(value) for value, settings in one.values.items()]
     here = f"`{flag_name(one.here)}`" if one.here else ""
-    return names, ", ".join(one.projects), commands, words[one.answer], here, "; ".join([*notes, *filter(None, [reason])])
+    notes += [reason] if reason else []
+    return names, ", ".join(one.projects), commands, words[one.answer], here, "; ".join(notes)
 
 
 def table(words, reasons):

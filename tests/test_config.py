@@ -47,9 +47,10 @@ def test_dashes_and_underscores_are_the_same(spelling):
 
 
 def test_flags_of_the_seeds_are_accepted():
-    recipe, run, _ = resolve("--method", "dhn", "--dataset", "cifar10-1", "--root", "x", "--code-length", "12", "--arch",
-                             "vgg16", "--batch-size", "8", "--lr", "1e-4", "--max-iter", "5", "--num-workers", "0", "--topk",
-                             "50", "--gpu", "False", "--lamda", "0.5", "--seed", "3367", "--evaluate-interval", "10")
+    recipe, run, _ = resolve("--method", "dhn", "--dataset", "cifar10-1", "--root", "x", "--code-length", "12",
+                             "--arch", "vgg16", "--batch-size", "8", "--lr", "1e-4", "--max-iter", "5",
+                             "--num-workers", "0", "--topk", "50", "--gpu", "False", "--lamda", "0.5",
+                             "--seed", "3367", "--evaluate-interval", "10")
     assert [recipe[key] for key in ("bit", "data_path", "backbone", "learning_rate", "epoch", "topK",
                                     "eval_epoch")] == [12, "x", "vgg16", 1e-4, 5, 50, 10]
     assert recipe["lamda"] == 0.5 and run["device"] == "cpu"

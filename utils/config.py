@@ -30,8 +30,9 @@ def _device(value):
 
 
 DATA = {
-    "dataset": Setting("shapes", "a name (python -m utils.datasets list), or your own: a folder of pictures, a manifest "
-                       "(.csv, .jsonl), an image list (.txt), shards (.tar), features (.npz, .mat)", spelled=DATA_SETS),
+    "dataset": Setting("shapes", "a name (python -m utils.datasets list), or your own: a folder of pictures, a "
+                       "manifest (.csv, .jsonl), an image list (.txt), shards (.tar), features (.npz, .mat)",
+                       spelled=DATA_SETS),
     "data_path": Setting(None, "folder of the images or of the official archive", shown="DIR"),
     "list_dir": Setting(None, "folder with train/query(test)/database lists, instead of data/<dataset>", shown="DIR"),
     **{key: Setting(None, "of the splits, where free", kind=int, low=1)
@@ -121,6 +122,7 @@ RUN = {
 RECIPE = {**DATA, **MODEL, **TRAINING, **EVALUATION}  # what decides the result; written beside every result
 GROUPS = {"data": DATA, "model": MODEL, "training": TRAINING, "evaluation": EVALUATION, "run": RUN}
 OWN_FILE = ("method_file", "method_sha256")  # a recipe of a method from outside says where and what it was
+RECIPE_LINES = ("datasets", "by_bit", *OWN_FILE)  # lines of a recipe file that are no settings
 MAY_CHANGE_ON_RESUME = ("epoch", "eval_epoch", "eval_batch_size", "data_path", "list_dir", "backbone_weights")
 SIZES = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class", "skip_broken", "labels")
 
@@ -337,8 +339,8 @@ def _refuse_flags_of_others(line, command, method, methods):
         flag = word.split("=")[0]
         owners = [name for name, other in methods.items() if flag in Flags(command, {"": other.settings}, name).names]
         if owners:
-            raise InputError(f"{line.typed.get(flag, flag)} belongs to {', '.join(owners)}, not to {method.name}; leave "
-                             "it out or choose another --method")
+            raise InputError(f"{line.typed.get(flag, flag)} belongs to {', '.join(owners)}, not to {method.name}; "
+                             "leave it out or choose another --method")
 
 
 def _output_dir(recipe, run, trained_on):

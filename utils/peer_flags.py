@@ -177,8 +177,8 @@ PEER_FLAGS = (
     _works("--use_mkldnn --enable_mkldnn", (PADDLE,), (INFER,), "mkldnn"),
     _works("--cpu_threads --cpu_num_threads", (PADDLE,), (INFER,), "threads"),
     _refused("--use_tensorrt --use_trt", (PADDLE,), (INFER,), _TENSORRT, values=_OFF),
-    _refused("--precision", (PADDLE,), (INFER,), "fp32 and bf16 are a choice here; an int8 model is a folder of its own "
-             "(deploy/slim/quantize.py), named by --model-dir; fp16 is not offered",
+    _refused("--precision", (PADDLE,), (INFER,), "fp32 and bf16 are a choice here; an int8 model is a folder of its "
+             "own (deploy/slim/quantize.py), named by --model-dir; fp16 is not offered",
              values={"fp32": {}, "bf16": {"bf16": "true"}}),
     _refused("--use_fp16", (PADDLE,), (INFER,), "16-bit floats are --bf16 here, on a CPU", values=_OFF),
     _refused("--run_mode", (PADDLE,), (INFER,), _TENSORRT, values={"paddle": {}, "fluid": {}}),
@@ -198,5 +198,5 @@ def rows(command, method, settings):
         method: name of a method: the rows that belong to its ``settings`` or to it alone; None: the command's own.
         settings: names of the settings that are known now.
     """
-    return [row for row in PEER_FLAGS if command in row.commands
-            and (row.here in settings or row.here is None and (method in row.methods if row.methods else method is None))]
+    return [row for row in PEER_FLAGS if command in row.commands and (
+        row.here in settings or row.here is None and (method in row.methods if row.methods else method is None))]
