@@ -17,11 +17,11 @@ import paddle
 
 from models import METHODS, find_method
 from models.build import build_method, load_weights, method_settings
-from models.checkpoint import open_checkpoint
+from models.checkpoint import open_checkpoint, open_meta
 from models.encoder import LiveEncoder
 from models.method import DataFacts
 from utils.config import data_request, parse, write_recipe
-from utils.datasets import load_protocol
+from utils.datasets import load_protocol, trained_on
 from utils.errors import InputError
 from utils.retrieval.code_store import code_name
 from utils.text import Vectorizer, empty_rows
@@ -32,6 +32,7 @@ from utils.training.features import FeatureSource
 from utils.training.logger import RunLog, fold
 from utils.training.result import write_result
 from utils.training.seeding import derive, seed_everything
+from utils.transforms import recipe_spec
 
 CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")
 
@@ -39,7 +40,7 @@ CONFIGS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs")
 def resolve(argv, command="main_single_gpu.py"):
     """Command line of a main -> (recipe, run options, where the recipe came from)."""
     return parse(argv, METHODS, find_method, CONFIGS, command=command,
-                 base=lambda path: open_checkpoint(path, tensors=False)[1]["recipe"])
+                 base=lambda path: open_meta(path)["recipe"])
 
 
 def run(recipe, options, source):
@@ -82,8 +83,9 @@ class Job:
     Attributes:
         recipe, options: see utils/config.py; the recipe is complete.
         protocol: utils.datasets.base.Protocol.
+        split: how its splits compare with those of the checkpoint (utils/datasets/trained_on.py); None without one.
         method: HashMethod.
-        about: the constant part of every checkpoint's meta (checkpoint.describe).
+        about: checkpoint.About.
         features: FeatureSource that all of them share.
         evaluator: of the query and database splits.
         chooser: of the splits that choose the best checkpoint; often the same object.
@@ -94,8 +96,9 @@ class Job:
     recipe: dict
     options: dict
     protocol: Any
+    split: Optional[dict]
     method: Any
-    about: dict
+    about: checkpoint.About
     features: FeatureSource
     evaluator: Evaluator
     chooser: Evaluator
@@ -114,18 +117,23 @@ def prepare(recipe, options):
     """
     method_class = METHODS[recipe["method"]]
     start = options["pretrained"] or options["resume"]
-    saved = open_checkpoint(start, tensors=False)[1] if start else {}
+    arrays, saved = open_checkpoint(start, lambda key: key == checkpoint.TRAINED_ON) if start else ({}, {})
+    seen = arrays.get(checkpoint.TRAINED_ON)
     if options["resume"]:
         checkpoint.check_resumable(start, saved)  # before the data, which take longer to read
     protocol = load_data(recipe, method_class)
     if options["resume"]:
         checkpoint.check_same_data(start, saved, protocol)
     recipe = complete(recipe, protocol, method_class, saved)
+    if not options["eval"]:
+        check_views(recipe, protocol, method_class)
     notes = [f"note: {note}" for note in protocol.notes]
     vectorizer, note = text_features(protocol, recipe, method_class, saved.get("vectorizer"))
     notes += [note] if note else []
-    if not learns_from_labels(recipe) and protocol.train.labels is not None and not options["eval"]:
-        notes.append(f"note: {recipe['method']} is unsupervised; the labels serve evaluation only")
+    split = trained_on.compare(saved.get("protocol"), seen, protocol)
+    notes += [f"note: {note}" for note in [trained_on.note(split)] if note]
+    if not options["eval"]:
+        notes += [f"note: {note}" for note in training_notes(recipe, options, protocol, method_class)]
     text = protocol.train.text_features if "text" in method_class.modalities else None
     facts = DataFacts(len(protocol.train), len(protocol.classes), None if text is None else text.shape[1])
 
@@ -136,8 +144,9 @@ def prepare(recipe, options):
     if options["pretrained"]:
         load_weights(method, start)
     features = FeatureSource(method, recipe, options, sum(map(len, protocol.splits)))
-    about = checkpoint.describe(recipe, dataclasses.asdict(facts), protocol, vectorizer)
-    encoder = functools.partial(LiveEncoder, method, about)
+    meta = checkpoint.describe(recipe, dataclasses.asdict(facts), protocol, vectorizer)
+    about = checkpoint.About(meta, recipe_spec(recipe), seen_items(options, protocol, seen))
+    encoder = functools.partial(LiveEncoder, method, meta)
     chooser = evaluator = Evaluator(encoder, protocol.query, protocol.database, recipe, options, features)
     training = None
     if not options["eval"]:
@@ -146,7 +155,7 @@ def prepare(recipe, options):
                                        derive(recipe["split_seed"], 3))
             chooser = Evaluator(encoder, *splits, recipe, options, features)
         training = trainer.start(method, protocol.train, recipe, options, features)
-    return Job(recipe, options, protocol, method, about, features, evaluator, chooser, training, notes)
+    return Job(recipe, options, protocol, split, method, about, features, evaluator, chooser, training, notes)
 
 
 def load_data(recipe, method_class):
@@ -172,6 +181,29 @@ def learns_from_labels(recipe):
     return method_class.needs_labels(method_class.check_settings(method_settings(recipe)))
 
 
+def seen_items(options, protocol, before):
+    """What a checkpoint of this run says of the items that its weights were trained on; None = not known.
+
+    Args:
+        before: the same of the checkpoint that the run starts from, or None.
+    """
+    if options["eval"] or options["pretrained"] and before is None:
+        return None
+    return trained_on.remember(protocol.train.ids, before)
+
+
+def training_notes(recipe, options, protocol, method_class):
+    """What one should know before training begins: list of lines."""
+    notes = []
+    if protocol.train.labels is not None and not learns_from_labels(recipe):
+        notes.append(f"{recipe['method']} is unsupervised; the labels serve evaluation only")
+    if options["pretrained"] and method_class.training_state:
+        parts = ", ".join(prefix.rstrip(".") for prefix in method_class.training_state)
+        notes.append(f"{options['pretrained']} is taken for its weights; what {recipe['method']} keeps for training "
+                     f"only ({parts}) starts anew, and so do optimizer and schedule (--resume goes on exactly)")
+    return notes
+
+
 def complete(recipe, protocol, method_class, saved):
     """The recipe with what only the data, or the checkpoint that training starts from, can tell.
 
@@ -194,6 +226,23 @@ def complete(recipe, protocol, method_class, saved):
         raise InputError(f"cached_views needs --freeze-backbone and at least the {method_class.views} views of "
                          f"{recipe['method']}; change it or set it to 0")
     return {**recipe, "topK": protocol.topk if recipe["topK"] is None else recipe["topK"]}
+
+
+def check_views(recipe, protocol, method_class):
+    """Refuse to train a method that compares several views of a picture where there is one.
+
+    Raises:
+        InputError: features in place of pictures, or views that are all the same.
+    """
+    if method_class.views == 1:
+        return
+    wants = f"method {recipe['method']} learns from {method_class.views} different views of each picture"
+    if protocol.train.features is not None:
+        others = [name for name, other in METHODS.items() if other.views == 1]
+        raise InputError(f"{wants}, and dataset {recipe['dataset']} has features, of which there is one view; give the "
+                         f"pictures, or choose another --method ({', '.join(others)})")
+    if recipe["augment"] == "none":
+        raise InputError(f"{wants}, and with augment none they are the same; choose --augment simclr or crop_flip")
 
 
 def text_features(protocol, recipe, method_class, saved):
@@ -289,7 +338,7 @@ def products(job, report, source):
     state = job.training.state if job.training else None
     name = os.path.join(folder, "result.json")
     write_result(name, recipe, job.protocol.record(), report, report["database"]["image"].fingerprint,
-                 paddle.get_device(), state, source)
+                 paddle.get_device(), state, source, job.split)
     for modality, codefile in report["database"].items():
         codefile.save(os.path.join(folder, code_name(recipe["method"], recipe["bit"], modality)))
     title = f"{recipe['method']}, {recipe['bit']} bits, {recipe['dataset']}"

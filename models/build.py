@@ -3,7 +3,7 @@ import numpy as np
 
 from models import METHODS, find_method
 from models.backbones.build import build_backbone
-from models.checkpoint import open_checkpoint
+from models.checkpoint import open_checkpoint, open_meta
 from models.method import DataFacts
 from utils.errors import InputError
 
@@ -67,7 +67,7 @@ def load_method(path):
     Raises:
         InputError: unreadable checkpoint, or one of an unknown method.
     """
-    _, meta = open_checkpoint(path, tensors=False)
+    meta = open_meta(path)
     recipe = meta["recipe"]
     find_method(recipe["method"], path, recipe.get("method_file"))
     # the checkpoint holds the backbone's weights: nothing to download or to read

@@ -7,12 +7,12 @@ from utils.errors import InputError
 from utils.training.checkpoint import find_checkpoint, load_checkpoint
 
 
-def open_checkpoint(name, tensors=True):
+def open_checkpoint(name, wanted=lambda key: True):
     """Read a checkpoint without executing anything in it.
 
     Args:
         name: as for utils.training.checkpoint.find_checkpoint.
-        tensors: False = the meta alone; the dict of arrays of one of our files is empty then.
+        wanted: callable name -> whether that array is to be read; for files of ours.
 
     Returns:
         (dict name -> ndarray, meta dict); see utils.training.checkpoint.load_checkpoint.
@@ -22,10 +22,15 @@ def open_checkpoint(name, tensors=True):
     """
     path = find_checkpoint(name)
     if not os.path.isfile(path) or file_format(path) not in ("pickle", "zip"):
-        return load_checkpoint(path, tensors)
+        return load_checkpoint(path, wanted)
     arrays = read_weights(path)
     if is_whole_model(arrays):
         return as_checkpoint(arrays, path)
     names = ", ".join(list(arrays)[:3])
     raise InputError(f"{path} holds {len(arrays)} arrays ({names}, ...) and is neither a checkpoint of this project "
                      "nor a whole model of paddle_hashnet; weights of a backbone go to --backbone-weights")
+
+
+def open_meta(name):
+    """The meta of a checkpoint alone. Arguments and errors are those of ``open_checkpoint``."""
+    return open_checkpoint(name, lambda key: False)[1]

@@ -18,6 +18,7 @@ from utils.retrieval.hamming import check_codes, to_words, unpack
 
 _FORMAT = "PaddleDeepHash codes"
 _VERSION = 1
+MOST_SHARE, FEW_SHARE = 0.99, 0.001  # of the items, with one code; different codes: beyond them codes have collapsed
 _ROWS = 8192  # rows unpacked at once: bounds the memory of code_health
 
 
@@ -178,6 +179,30 @@ def code_health(packed, bits):
             "mean_abs_correlation": float(off_diagonal / pairs) if pairs else 0.0,
             "distinct_codes": int(1 + (words[:, 1:] != words[:, :-1]).any(0).sum()),
             "constant_bits": int(bits - varying.sum()), "items": items}
+
+
+def collapse(packed, classes=0):
+    """What is wrong where codes hardly tell items apart, as one line; None where they do.
+
+    A good code of ten classes may have ten values: few values are a fault only where they are fewer than the classes.
+
+    Args:
+        packed: uint8 [N, ceil(bits / 8)].
+        classes: label columns, 0 = not known.
+    """
+    items, words = len(packed), to_words(packed)
+    words = words[:, np.lexsort(words)]
+    ends = np.flatnonzero(np.append((words[:, 1:] != words[:, :-1]).any(0), True))
+    counts = np.diff(ends, prepend=-1)
+    if items < 2:
+        return None
+    if len(counts) == 1:
+        return f"all {items} items share one code: the codes say nothing"
+    if counts.max() > MOST_SHARE * items:
+        return f"{counts.max()} of {items} items share one code: the codes say next to nothing"
+    if len(counts) <= FEW_SHARE * items and not len(counts) >= classes > 0:
+        return f"{items} items have only {len(counts)} different codes: the codes say little"
+    return None
 
 
 def format_health(health):

@@ -3,7 +3,8 @@
 ``paddle.load`` unpickles, and a crafted pickle runs code; safetensors cannot. A checkpoint is written
 to a temporary name and renamed, so killing the process at any moment leaves the previous one whole.
 
-Arrays are named ``model/<state>`` and ``optimizer/<state>``. The meta is made here (``describe``, ``save``):
+Arrays are named ``model/<state>``, ``optimizer/<state>`` and ``trained_on`` (utils/datasets/trained_on.py; checkpoints
+before November 2026 have none). The meta is made here (``About``, ``save``):
 
     recipe       the resolved recipe
     data         what the method was built from: num_train, num_classes, text_dim
@@ -15,8 +16,10 @@ Arrays are named ``model/<state>`` and ``optimizer/<state>``. The meta is made h
     fingerprint  of recipe and weights
     optimizer    its plain values; only in a checkpoint that training can go on from
 """
+import dataclasses
 import json
 import os
+from typing import Optional
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -24,11 +27,11 @@ from safetensors.numpy import save_file
 
 from utils.errors import InputError
 from utils.files import atomic_path
-from utils.transforms import recipe_spec
 
 FORMAT = "paddledeephash-checkpoint-1"
 BEST, LATEST = "best.safetensors", "latest.safetensors"  # the two checkpoints of a run folder
 ENDINGS = (".safetensors", ".pdparams")
+TRAINED_ON = "trained_on"
 
 
 # the file -------------------------------------------------------------------------------
@@ -72,8 +75,15 @@ def find_checkpoint(name, of_a_run=BEST):
     return found[0]
 
 
-def load_checkpoint(path, tensors=True):
-    """Read what ``save_checkpoint`` wrote: (dict name -> ndarray, meta dict); without ``tensors`` the dict is empty.
+def load_checkpoint(path, wanted=lambda key: True):
+    """Read what ``save_checkpoint`` wrote.
+
+    Args:
+        path: file name.
+        wanted: callable name -> whether that array is to be read.
+
+    Returns:
+        (dict name -> ndarray, meta dict).
 
     Raises:
         InputError: no such file, not a checkpoint of this project, or a truncated one.
@@ -86,15 +96,29 @@ def load_checkpoint(path, tensors=True):
             if metadata.get("format") != FORMAT:
                 raise InputError(f"{path} is not a checkpoint of this project (a .safetensors file that "
                                  "main_single_gpu.py wrote); backbone weights go to --backbone-weights")
-            arrays = {key: file.get_tensor(key) for key in file.keys()} if tensors else {}
-            return arrays, json.loads(metadata["meta"])
+            return {key: file.get_tensor(key) for key in file.keys() if wanted(key)}, json.loads(metadata["meta"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path} is damaged or not a checkpoint ({error}); use another one") from error
 
 
 # of a training run ----------------------------------------------------------------------
+@dataclasses.dataclass
+class About:
+    """What is the same in all checkpoints of a run.
+
+    Attributes:
+        meta: plain values.
+        preprocess: of utils.transforms.recipe_spec; the fingerprint covers it.
+        trained_on: of utils.datasets.trained_on.remember.
+    """
+
+    meta: dict
+    preprocess: dict
+    trained_on: Optional[np.ndarray] = None
+
+
 def describe(recipe, data, protocol, vectorizer):
-    """The part of the meta that stays the same over a run.
+    """The plain values of an About.
 
     Args:
         recipe: resolved recipe.
@@ -113,13 +137,15 @@ def save(path, method, optimizer, about, state):
         path: file name.
         method: HashMethod.
         optimizer: None leaves out what only training needs: the file holds what evaluation and export need.
-        about: of ``describe``.
+        about: About.
         state: of the training loop, plain values.
     """
     tensors = {f"model/{key}": value.numpy() for key, value in method.state_dict().items()
                if optimizer is not None or not key.startswith(method.training_state)}
-    meta = {**about, "state": state, "epoch": state["epoch"],
-            "fingerprint": method.fingerprint(recipe_spec(about["recipe"]))}
+    meta = {**about.meta, "state": state, "epoch": state["epoch"],
+            "fingerprint": method.fingerprint(about.preprocess)}
+    if about.trained_on is not None:
+        tensors[TRAINED_ON] = about.trained_on
     if optimizer is not None:
         values = optimizer.state_dict()
         meta["optimizer"] = {key: value for key, value in values.items() if isinstance(value, (int, float))}

@@ -8,7 +8,7 @@ import numpy as np
 from utils.config import data_request
 from utils.errors import InputError
 from utils.retrieval.code_store import code_file
-from utils.retrieval.codes import code_health, format_health
+from utils.retrieval.codes import code_health, collapse, format_health
 from utils.retrieval.encode import Encoded, encode
 from utils.retrieval.encoder import modalities
 from utils.retrieval.metrics import format_line
@@ -77,7 +77,8 @@ class Evaluator:
         Returns:
             dict: ``score`` (what selection looks at: mAP, the mean of I->T and T->I where cross-modal),
             ``metrics`` (direction -> report of utils.retrieval.metrics.evaluate; empty where labels are missing),
-            ``query`` and ``database`` (modality -> CodeFile), ``health`` (of the database codes), ``seconds``.
+            ``query`` and ``database`` (modality -> CodeFile), ``health`` (of the database codes), ``warnings`` (lines),
+            ``seconds``.
         """
         start = time.time()
         encoder = self.open_encoder()
@@ -85,8 +86,11 @@ class Evaluator:
         encoded = time.time()
         metrics = score(query, database, self.recipe["topK"], self.recipe["ap"]) if labelled(query, database) else {}
         health = {modality: code_health(codefile.codes, codefile.bits) for modality, codefile in database.items()}
+        warnings = [f"{modality} codes: {text}" for modality, codefile in database.items() for text in
+                    [collapse(codefile.codes, 0 if codefile.labels is None else codefile.labels.shape[1])] if text]
         barrier()
         return {"score": overall(metrics), "metrics": metrics, "query": query, "database": database, "health": health,
+                "warnings": warnings,
                 "seconds": {"encode": encoded - start, "metrics": time.time() - encoded}}
 
 
@@ -99,13 +103,13 @@ def save_curves(report, folder, title):
 
 
 def describe(report):
-    """One line per direction and one of code health, for the log."""
+    """One line per direction, one of code health, and the warnings, for the log."""
     lines = []
     for direction, values in report["metrics"].items():
         lines.append(f"{direction} {format_line(values)}")
     for modality, health in report["health"].items():
         lines.append(f"{modality} codes: {format_health(health)}")
-    return lines
+    return lines + [f"warning: {text}" for text in report["warnings"]]
 
 
 def validation_splits(train, database, size, seed):

@@ -6,11 +6,14 @@ import subprocess
 import numpy as np
 import paddle
 
+import utils
 from utils.files import write_json
+
+CODE = ("configs", "deploy", "models", "utils")  # folders in which a file that git does not know changes results
 
 
 def git_commit():
-    """Commit of the checkout, with ``+changes`` where files differ, or None outside git."""
+    """Commit of the checkout, or None outside git; with ``+changes`` where files differ or code is not in git."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
     def git(*arguments):
@@ -18,7 +21,9 @@ def git_commit():
         return done.stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "-uno") else "")
+        changed = git("status", "--porcelain", "-uno") or \
+            git("status", "--porcelain", "--untracked-files=all", "--", ":(top,glob)*.py", *CODE)
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 
@@ -29,7 +34,7 @@ def environment(device):
             "device": device, "machine": platform.machine(), "cpu_count": os.cpu_count(), "system": platform.platform()}
 
 
-def write_result(path, recipe, protocol, report, fingerprint, device, state=None, source=None):
+def write_result(path, recipe, protocol, report, fingerprint, device, state=None, source=None, split=None):
     """Write an evaluation as JSON.
 
     Args:
@@ -41,6 +46,7 @@ def write_result(path, recipe, protocol, report, fingerprint, device, state=None
         device: where it ran.
         state: the training loop's state, where there was training.
         source: recipe file or checkpoint that was read.
+        split: how the splits compare with those of the checkpoint (utils/datasets/trained_on.py), or None.
     """
     training = None
     if state is not None:
@@ -52,4 +58,5 @@ def write_result(path, recipe, protocol, report, fingerprint, device, state=None
         "score": report["score"], "metrics": report["metrics"], "code_health": report["health"],
         "training": training, "protocol": protocol, "recipe": recipe, "recipe_source": source, "seed": recipe["seed"],
         "fingerprint": fingerprint, "seconds": {key: round(value, 3) for key, value in report["seconds"].items()},
-        "environment": environment(device), "commit": git_commit()})
+        "warnings": report["warnings"], "split_of_training": split, "environment": environment(device),
+        "version": utils.__version__, "commit": git_commit()})

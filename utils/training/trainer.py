@@ -90,7 +90,7 @@ def fit(training, evaluator, log, about):
         training: of ``start``.
         evaluator: utils.training.evaluator.Evaluator of the method.
         log: RunLog.
-        about: of checkpoint.describe.
+        about: checkpoint.About.
 
     Returns:
         The report of the last epoch's evaluation; None where no epoch was left to train.
