@@ -132,8 +132,8 @@ def prepare(recipe, options):
     notes += [note] if note else []
     split = trained_on.compare(saved.get("protocol"), seen, protocol)
     notes += [f"note: {note}" for note in [trained_on.note(split)] if note]
-    if not options["eval"]:
-        notes += [f"note: {note}" for note in training_notes(recipe, options, protocol, method_class)]
+    if not options["eval"] and protocol.train.labels is not None and not learns_from_labels(recipe):
+        notes.append(f"note: {recipe['method']} is unsupervised; the labels serve evaluation only")
     text = protocol.train.text_features if "text" in method_class.modalities else None
     facts = DataFacts(len(protocol.train), len(protocol.classes), None if text is None else text.shape[1])
 
@@ -143,6 +143,7 @@ def prepare(recipe, options):
     recipe = {**recipe, "backbone": method.backbone.name}  # the name that builds this very network again
     if options["pretrained"]:
         load_weights(method, start)
+        notes += [] if options["eval"] else starts_anew(method, start)
     features = FeatureSource(method, recipe, options, sum(map(len, protocol.splits)))
     meta = checkpoint.describe(recipe, dataclasses.asdict(facts), protocol, vectorizer)
     about = checkpoint.About(meta, recipe_spec(recipe), seen_items(options, protocol, seen))
@@ -192,16 +193,14 @@ def seen_items(options, protocol, before):
     return trained_on.remember(protocol.train.ids, before)
 
 
-def training_notes(recipe, options, protocol, method_class):
-    """What one should know before training begins: list of lines."""
-    notes = []
-    if protocol.train.labels is not None and not learns_from_labels(recipe):
-        notes.append(f"{recipe['method']} is unsupervised; the labels serve evaluation only")
-    if options["pretrained"] and method_class.training_state:
-        parts = ", ".join(prefix.rstrip(".") for prefix in method_class.training_state)
-        notes.append(f"{options['pretrained']} is taken for its weights; what {recipe['method']} keeps for training "
-                     f"only ({parts}) starts anew, and so do optimizer and schedule (--resume goes on exactly)")
-    return notes
+def starts_anew(method, checkpoint_name):
+    """A note of what is not taken over from the checkpoint that training starts from: list of no or one line."""
+    kept = [prefix for prefix in method.training_state if any(key.startswith(prefix) for key in method.state_dict())]
+    if not kept:
+        return []
+    return [f"note: {checkpoint_name} is taken for its weights; what {method.name} keeps for training only "
+            f"({', '.join(prefix.rstrip('.') for prefix in kept)}) starts anew, and so do optimizer and schedule "
+            "(--resume goes on exactly)"]
 
 
 def complete(recipe, protocol, method_class, saved):
@@ -241,7 +240,7 @@ def check_views(recipe, protocol, method_class):
         others = [name for name, other in METHODS.items() if other.views == 1]
         raise InputError(f"{wants}, and dataset {recipe['dataset']} has features, of which there is one view; give the "
                          f"pictures, or choose another --method ({', '.join(others)})")
-    if recipe["augment"] == "none":
+    if recipe["augment"] == "none" and not recipe["feature_dropout"]:  # dropout makes views of one picture
         raise InputError(f"{wants}, and with augment none they are the same; choose --augment simclr or crop_flip")
 
 
