@@ -35,14 +35,16 @@ def main(argv):
     if not options.pretrained:
         raise InputError("--pretrained CHECKPOINT is missing (for example output/<run>/best.safetensors)")
     quiet()
-    options.pretrained = find_checkpoint(options.pretrained)
-    folder = options.save_inference_dir or os.path.join(os.path.dirname(options.pretrained), "inference")
+    path = find_checkpoint(options.pretrained)
+    folder = options.save_inference_dir or os.path.join(os.path.dirname(path), "inference")
     if options.format == "pdparams-hashnet":
         print(f"----- Weights for paddle_hashnet are saved in {write_weights(options, folder)}")
         return
     if options.format != "auto":
         choose_format(options.format, argv)
-    found = export(options.pretrained, folder, options.bit, options.method)
+    if path != options.pretrained:
+        print(f"----- Checkpoint: {path}")
+    found = export(path, folder, options.bit, options.method)
     from deploy.differences import describe
     for modality, one in found.items():
         print(f"----- Checked {one['items']} random {modality} inputs against the dynamic network: same bits; "

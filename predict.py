@@ -8,12 +8,9 @@ python predict.py --model-dir output/model --text "red circle"          (cross-m
 """
 import contextlib
 import ctypes
-import functools
 import json
 import os
 import sys
-
-import numpy as np
 
 from utils.errors import InputError, run_main
 from utils.flags import quiet, read_options
@@ -88,119 +85,13 @@ def _open(options):
     if options.mkldnn or options.bf16:
         raise InputError("--mkldnn and --bf16 belong to exported models; give --model-dir")
     from models.encoder import checkpoint_encoder
-    encoder = checkpoint_encoder(options.pretrained, options.use_gpu, options.threads)
-    check_bits(encoder.manifest, options.bit, options.pretrained)
+    from utils.training.checkpoint import find_checkpoint
+    path = find_checkpoint(options.pretrained)
+    if path != options.pretrained:
+        print(f"----- Checkpoint: {path}")
+    encoder = checkpoint_encoder(path, options.use_gpu, options.threads)
+    check_bits(encoder.manifest, options.bit, path)
     return encoder
-
-
-# queries --------------------------------------------------------------------------------
-def query_files(path, roots):
-    """Picture files that --img names.
-
-    Args:
-        path: a picture, a folder (searched with its sub-folders, in order of names), or a .txt list in the
-            format of the data sets (labels are ignored).
-        roots: folders where the names of a list may start.
-
-    Raises:
-        InputError: nothing there, no picture in the folder, or a listed file that is not found.
-    """
-    from utils.images import IMAGE_ENDINGS
-    if os.path.isdir(path):
-        found = [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names
-                 if name.lower().endswith(IMAGE_ENDINGS)]
-        if not found:
-            raise InputError(f"the folder {path} holds no pictures ({', '.join(IMAGE_ENDINGS)})")
-        return sorted(found)
-    if not path.lower().endswith(".txt"):
-        return [path]
-    from utils.datasets.list_file import read_list
-    names, _, lines = read_list(path, form="auto")
-    if not names:
-        raise InputError(f"the list {path} is empty")
-    return [_find(name, [os.path.dirname(path), *roots, ".", "/"], f"{path}:{line}")
-            for name, line in zip(names, lines)]
-
-
-def _find(name, roots, where):
-    for root in roots:
-        if root is not None and os.path.isfile(os.path.join(root, name)):
-            return os.path.join(root, name)
-    raise InputError(f"{where}: no picture {name} beside the list or in the data folder; correct the list or "
-                     "--data-path")
-
-
-def encode_queries(options, encoder, data):
-    """(names, relaxed codes float32 [Q, bits], the first few pictures or texts for the grid)."""
-    if options.text is not None:
-        if not encoder.manifest.get("text"):
-            raise InputError(f"method {encoder.manifest['method']} reads images only; --text needs a cross-modal "
-                             "model (djsrh)")
-        if encoder.vectorizer is None:
-            raise InputError("this model has no vectorizer.json (it was trained on precomputed text features), so it "
-                             "cannot read words")
-        row = np.asarray(encoder.vectorizer.transform([options.text]), dtype="float32")
-        if not row.any():
-            raise InputError(f"the model knows none of the words in {options.text!r}; try words of its training texts")
-        return [options.text], encoder.encode_text(row), [options.text]
-    if len(encoder.manifest["image"]["input"]) == 1:
-        return _feature_query(options, encoder, data)
-    from utils.datasets.base import FileImages
-    from utils.images import read
-    from utils.transforms import preprocess
-    spec = encoder.manifest["preprocess"]
-    if options.img is None:
-        names, images = data.protocol.query.ids[:1], data.protocol.query.images
-    else:
-        names = query_files(options.img, [data.root])
-        images = FileImages("", names)
-    codes, shown = [], []
-    for start in range(0, len(names), options.batch_size):
-        pictures = [read(images, i, spec) for i in range(start, min(start + options.batch_size, len(names)))]
-        codes.append(encoder.encode(np.stack([preprocess(picture, spec) for picture in pictures])))
-        shown += pictures[:max(0, SHOWN - len(shown))]
-    return names, np.concatenate(codes), shown
-
-
-def _feature_query(options, encoder, data):
-    """The query of a model that reads feature vectors: the first of the data set."""
-    if options.img is not None:
-        raise InputError("this model reads precomputed features, not pictures; leave --img out or ask with --text")
-    query = data.protocol.query
-    return query.ids[:1], encoder.encode(np.asarray(query.features[:1], dtype="float32")), [query.ids[0]]
-
-
-# results --------------------------------------------------------------------------------
-def label_names(codefile, position, classes):
-    """Class names of a database item, None where the database has no labels."""
-    if codefile.labels is None:
-        return None
-    columns = np.flatnonzero(codefile.labels[position])
-    return [classes[c] if c < len(classes) else str(int(c)) for c in columns]
-
-
-def results(names, distance, position, codefile, data, texts=None):
-    """Plain values: one dict a query with its ranked matches."""
-    classes = codefile.meta.get("classes") or data.classes
-    out = []
-    for name, apart, places in zip(names, distance, position):
-        matches = [{"rank": rank, "distance": int(d), "id": codefile.ids[i], "position": int(i),
-                    "path": data.path(codefile.ids[i], codefile.meta.get("root")),
-                    "labels": label_names(codefile, i, classes),
-                    **({"text": texts[codefile.ids[i]]} if texts is not None else {})}
-                   for rank, (d, i) in enumerate(zip(apart, places), 1)]
-        out.append({"query": name, "matches": matches})
-    return out
-
-
-def table(query):
-    """The lines of one query's table."""
-    lines = [f"----- Query: {query['query']}", f"{'rank':>4} {'distance':>8}  path (labels)"]
-    for match in query["matches"]:
-        labels = "" if match["labels"] is None else f"  ({', '.join(match['labels']) or 'no label'})"
-        text = f"  {match['text']!r}" if "text" in match else ""
-        lines.append(f"{match['rank']:>4} {match['distance']:>8}  {match['path']}{labels}{text}")
-    return lines
 
 
 @contextlib.contextmanager
@@ -228,75 +119,88 @@ def main(argv):
     options = parse(argv)
     quiet()
     sys.stdout.reconfigure(errors="surrogateescape")  # file names that are no UTF-8 are printed as they are
-    if not options.json:
-        run(options)
-        return
-    with stdout_to_stderr():
+    if options.json:
+        with stdout_to_stderr():
+            answer = run(options)
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
         answer = run(options)
-    print(json.dumps(answer, indent=2, ensure_ascii=False))
+    if answer["skipped"]:
+        from deploy.queries import SKIPPED
+        sys.exit(SKIPPED)
 
 
 def run(options):
-    """Answer the queries; prints the tables, writes the grid, returns the plain result.
+    """Answer the queries; prints the tables, writes the grid.
 
     With --gallery and no query the codes of the gallery are made or brought up to date, and that is all.
+
+    Returns:
+        Plain values: ``method``, ``bits``, ``fingerprint``, ``precision``, ``search``, ``code_file``,
+        ``database_items``, ``grid`` (its file, or None), ``queries`` (see deploy.answers.results), ``skipped`` (those
+        that could not be read, each with ``query`` and ``reason``).
+
+    Raises:
+        InputError: what is wrong with flags, model or data; not one query can be read.
     """
-    from deploy.data import Data
+    from deploy.answers import results, table
+    from deploy.data import Data, code_store
     from deploy.index import ExactIndex
-    from utils.picture_loader import PictureLoader
-    from utils.retrieval.code_store import CodeStore
-    from utils.retrieval.encode import encode
     from utils.retrieval.hamming import pack
-    if options.text is not None and options.img is not None:
-        raise InputError("give --img or --text, not both")
-    if options.gallery is not None and (options.dataset or options.list_dir):
-        raise InputError("--gallery takes the place of a data set; leave out --dataset and --list-dir")
-    if options.gallery is not None and not os.path.exists(options.gallery) and "{" not in options.gallery:
-        raise InputError(f"--gallery {options.gallery} does not exist; name a folder of pictures, a manifest (.csv, "
-                         ".jsonl) or a list (.txt)")
+    check_flags(options)
     encoder = open_encoder(options)
     manifest = encoder.manifest
     if options.search == "text" and not manifest.get("text"):
         raise InputError(f"method {manifest['method']} has no text codes; --search text needs a cross-modal model")
     data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed,
                 options.gallery or known_gallery(options))
-    index_only = options.gallery is not None and options.img is None and options.text is None
-    if data.gallery is not None and not index_only and options.img is None and options.text is None:
-        raise InputError(f"{options.code_file} holds the codes of a gallery; ask with --img or --text")
-    names, relaxed, shown = ([], None, []) if index_only else encode_queries(options, encoder, data)
+    queries = ask(options, encoder, data)
 
     as_file = options.save_path.lower().endswith(ENDINGS)
     folder = os.path.dirname(options.save_path) if as_file else options.save_path
-    store = CodeStore(encoder, data, functools.partial(
-        encode, on_broken="skip", load=PictureLoader(manifest["preprocess"], options.workers),
-        batch_size=options.batch_size))
+    store = code_store(encoder, data, options.batch_size, options.workers)
     path = options.code_file or os.path.join(folder, store.name(options.search))
     codefile = store.open(path, options.search, options.rebuild, options.gallery is not None)
-    if index_only:
-        print(f"----- {len(codefile.ids)} items of {options.gallery} can be searched: --code-file {path} --img PICTURE")
-        distance = position = ()
-    else:
-        distance, position = ExactIndex(codefile).search(pack(relaxed), options.topk)
+    answer = {"method": manifest["method"], "bits": encoder.bits, "fingerprint": encoder.fingerprint,
+              "precision": encoder.precision, "search": options.search, "code_file": path,
+              "database_items": len(codefile), "grid": None, "queries": [], "skipped": []}
+    if queries is None:
+        print(f"----- {len(codefile)} items of {options.gallery} can be searched: --code-file {path} --img PICTURE")
+        return answer
     texts = None
     if options.search == "text" and data.protocol.database.texts is not None:
         texts = dict(zip(data.protocol.database.ids, data.protocol.database.texts))
-    answer = {"method": manifest["method"], "bits": manifest["bits"], "fingerprint": manifest["fingerprint"],
-              "precision": encoder.precision, "search": options.search, "code_file": path,
-              "database_items": len(codefile.ids), "grid": None,
-              "queries": results(names, distance, position, codefile, data, texts)}
-    if index_only:
-        return answer
+    distance, position = ExactIndex(codefile).search(pack(queries.relaxed), options.topk)
+    answer["queries"] = results(queries.split.ids, distance, position, codefile, data, texts)
     for query in answer["queries"]:
         print("\n".join(table(query)))
     print(f"----- Predicted Hamm_min: {distance[0, 0]}")
     print(f"----- Found matched picture: {answer['queries'][0]['matches'][0]['path']}")
+    answer["skipped"] = [{"query": name, "reason": reason} for name, reason in queries.skipped]
+    for name, reason in queries.skipped:
+        print(f"----- Skipped query {name}: {reason}")
+    if queries.skipped:
+        print(f"----- {len(queries.skipped)} of {len(queries.skipped) + len(queries.split)} queries were skipped")
     grid = options.save_path if as_file else os.path.join(folder, "matches.png")
-    if draw(grid, shown, answer["queries"], codefile, data):
+    if draw(grid, queries.shown(SHOWN, manifest["preprocess"]), answer["queries"], codefile, data):
         answer["grid"] = grid
         print(f"----- Save picture grid in: {grid}")
     if options.show:
         show(answer["grid"])
     return answer
+
+
+def check_flags(options):
+    """Raise InputError where flags contradict each other, before anything is read."""
+    if options.text is not None and options.img is not None:
+        raise InputError("give --img or --text, not both")
+    if options.gallery is None:
+        return
+    if options.dataset or options.list_dir:
+        raise InputError("--gallery takes the place of a data set; leave out --dataset and --list-dir")
+    if not os.path.exists(options.gallery) and "{" not in options.gallery:
+        raise InputError(f"--gallery {options.gallery} does not exist; name a folder of pictures, a manifest (.csv, "
+                         ".jsonl) or a list (.txt)")
 
 
 def known_gallery(options):
@@ -307,6 +211,21 @@ def known_gallery(options):
     return (CodeFile.load(options.code_file).meta.get("data") or {}).get("gallery")
 
 
+def ask(options, encoder, data):
+    """The Queries that the flags name; None where only the codes of --gallery are wanted."""
+    from deploy import queries
+    if options.text is not None:
+        return queries.text_query(encoder, options.text)
+    if options.img is not None:
+        paths, lost = queries.find_pictures(options.img, [data.root])
+        return queries.picture_queries(encoder, paths, lost, options.batch_size, options.workers)
+    if options.gallery is not None:
+        return None
+    if data.gallery is not None:
+        raise InputError(f"{options.code_file} holds the codes of a gallery; ask with --img or --text")
+    return queries.first_query(encoder, data)
+
+
 def draw(path, shown, queries, codefile, data):
     """Write the picture grid of the first queries.
 
@@ -315,29 +234,34 @@ def draw(path, shown, queries, codefile, data):
         queries: what ``results`` made.
 
     Returns:
-        True if it was written; without the database's pictures there is none, and a line says so.
+        True if it was written; without any picture of the database there is none, and a line says so.
     """
+    from deploy.answers import DatabasePictures
     from utils.images import ImageError
     from utils.plots import retrieval_grid
-    try:
-        read = database_reader(codefile, data)
-        known = query_labels(data) if codefile.labels is not None else {}
-        rows = []
-        for item, query in zip(shown, queries):
-            labels = known.get(query["query"], known.get(os.path.normpath(query["query"])))
-            matches = []
-            for match in query["matches"][:SHOWN]:
-                try:
-                    picture = read(match)
-                except ImageError:  # gone or broken since it was encoded
-                    picture = match["id"]
-                relevant = None if labels is None else bool((labels & codefile.labels[match["position"]]).any())
-                matches.append({"item": match.get("text", picture), "distance": match["distance"], "relevant": relevant,
-                                "caption": ", ".join(match["labels"] or [])})
-            rows.append({"query": item, "caption": "" if isinstance(item, str) else os.path.basename(query["query"]),
-                         "matches": matches})
-    except InputError as error:
-        print(f"----- No picture grid: {error}")
+    pictures, known = DatabasePictures(data), query_labels(data) if codefile.labels is not None else {}
+    rows, faults, drawn = [], [], 0
+    for item, query in zip(shown, queries):
+        labels = known.get(query["query"], known.get(os.path.normpath(query["query"])))
+        matches = []
+        for match in query["matches"][:SHOWN]:
+            picture = match.get("text")
+            try:
+                picture = picture or pictures.read(match)
+                drawn += 1
+            except ImageError as error:  # gone or broken since it was encoded: its name stands there
+                picture = match["id"]
+                faults.append(error)
+            except InputError as error:
+                print(f"----- No picture grid: {error}")
+                return False
+            relevant = None if labels is None else bool((labels & codefile.labels[match["position"]]).any())
+            matches.append({"item": picture, "distance": match["distance"], "relevant": relevant,
+                            "caption": ", ".join(match["labels"] or [])})
+        rows.append({"query": item, "caption": "" if isinstance(item, str) else os.path.basename(query["query"]),
+                     "matches": matches})
+    if not drawn:
+        print(f"----- No picture grid: {faults[0]}")
         return False
     retrieval_grid(path, rows)
     return True
@@ -353,26 +277,6 @@ def query_labels(data):
         return {}
     path = getattr(query.images, "path", lambda i: query.ids[i])
     return {name: query.labels[i] for i in range(len(query)) for name in (query.ids[i], os.path.normpath(path(i)))}
-
-
-def database_reader(codefile, data):
-    """Function (match) -> picture of a database item: from its file where it is one, else from the data set."""
-    from utils.images import decode
-
-    def read(match):
-        if os.path.isfile(match["path"]):
-            return decode(match["path"])
-        split = data.protocol.database
-        if split.images is None:
-            return match["id"]
-        if not places:
-            places.update((name, i) for i, name in enumerate(split.ids))
-        if match["id"] not in places:
-            raise InputError(f"the database of {data.request['dataset']} has no item {match['id']}")
-        return split.images.read(places[match["id"]])
-
-    places = {}
-    return read
 
 
 def show(grid):

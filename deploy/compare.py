@@ -149,7 +149,7 @@ def score_both(pair, codes, data):
         if not labelled(*files.values()):
             raise InputError(f"--evaluate needs labels, and {data.name} has none")
         topk = data.protocol.topk if data.topk is None else data.topk
-        reports.append(score(files["query"], files["database"], topk, pair.manifest.get("recipe", {}).get("ap", "hits")))
+        reports.append(score(files["query"], files["database"], topk, data.ap))
     first, second = reports
     return {direction: (first[direction]["definition"]["name"], first[direction]["mAP"], second[direction]["mAP"])
             for direction in first}

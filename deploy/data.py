@@ -5,6 +5,9 @@ import os
 from utils.datasets import Protocol, load_protocol
 from utils.datasets.own.shards import gallery as load_gallery
 from utils.errors import InputError
+from utils.picture_loader import PictureLoader
+from utils.retrieval.code_store import CodeStore
+from utils.retrieval.encode import encode
 
 
 class Data:
@@ -17,11 +20,12 @@ class Data:
         request: plain dict that names it; stored in code files and compared before they are used.
         root: folder of the images, None = the protocol's own.
         classes: class names, without loading anything where the manifest knows them.
+        topk, ap: K and definition of mAP in the training run; K is None where that knows of no such data.
     """
 
     def __init__(self, manifest, name=None, root=None, list_dir=None, split_seed=None, gallery=None):
         known = manifest.get("dataset") or {}
-        self.gallery = gallery
+        self.gallery, self.ap = gallery, manifest["recipe"]["ap"]
         if gallery is not None:
             self.root, self.list_dir, self.topk, self.classes = root, None, None, []
             self.request = {"gallery": os.path.realpath(gallery)}
@@ -42,8 +46,11 @@ class Data:
 
     @functools.cached_property
     def protocol(self):
-        """utils.datasets.Protocol; raises InputError where the data are not there."""
+        """utils.datasets.Protocol; raises InputError where the data are not there. Nothing is made or drawn."""
         if self.gallery is not None:
+            if not os.path.exists(self.gallery) and "{" not in self.gallery:
+                raise InputError(f"the gallery {self.gallery} is not there; where its pictures lie elsewhere now, give "
+                                 "their folder with --data-path")
             split, classes, notes = load_gallery(self.gallery, self.root)
             none = [split.select([], name) for name in ("train", "query")]
             return Protocol("gallery", *none, split, classes, notes=notes)
@@ -53,18 +60,34 @@ class Data:
                              list_dir=self.list_dir, **self.request["sizes"])
 
     @functools.cached_property
-    def _paths(self):
-        """dict id -> file of the database's pictures; empty where they are no files, or not there."""
-        try:
-            database = self.protocol.database
-        except InputError:
-            return {}
-        return {name: database.images.path(i) for i, name in enumerate(database.ids)} \
-            if hasattr(database.images, "path") else {}
+    def places(self):
+        """dict id -> position of the database's items. Raises InputError as ``protocol``."""
+        return {name: i for i, name in enumerate(self.protocol.database.ids)}
 
     def path(self, name, root=None):
         """File of a database item's picture (``root``: the folder a code file names), or its id where there is none."""
         for folder in (self.root, root):
             if folder is not None and os.path.isfile(os.path.join(folder, name)):
                 return os.path.join(folder, name)
-        return self._paths.get(name, name)
+        try:
+            images = self.protocol.database.images
+            return images.path(self.places[name]) if hasattr(images, "path") and name in self.places else name
+        except InputError:  # codes can be searched without their data set
+            return name
+
+    def gone(self, name, root=None):
+        """True where a database item's picture is not there any more; False also where that cannot be told."""
+        path = self.path(name, root)
+        if os.path.isfile(path):
+            return False
+        try:
+            images = self.protocol.database.images
+            return images is not None and (name not in self.places or hasattr(images, "path"))
+        except InputError:
+            return False
+
+
+def code_store(encoder, data, batch_size=32, workers=2, say=print):
+    """The CodeStore (utils/retrieval/code_store.py) of an encoder and a Data; broken pictures are left out."""
+    load = PictureLoader(encoder.manifest["preprocess"], workers)
+    return CodeStore(encoder, data, functools.partial(encode, on_broken="skip", load=load, batch_size=batch_size), say)

@@ -1,4 +1,4 @@
-"""A live method as an Encoder (utils/retrieval/encoder.py): what training evaluates and predict.py --pretrained runs."""
+"""A live method as an Encoder (utils/retrieval/encoder.py): for evaluations, and for predict.py --pretrained."""
 import functools
 
 import numpy as np

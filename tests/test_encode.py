@@ -73,7 +73,8 @@ LOAD = PictureLoader(SPEC, 2)
 @given(positions=st.lists(st.integers(0, 22), max_size=9), size=st.integers(1, 30))
 def test_any_positions_and_batch_size_give_the_same_codes(positions, size):
     rng = np.random.default_rng(0)
-    one = Split("query", list(map(str, range(23))), images=Images(rng.integers(0, 256, (23, 12, 11, 3), dtype=np.uint8)))
+    images = Images(rng.integers(0, 256, (23, 12, 11, 3), dtype=np.uint8))
+    one = Split("query", list(map(str, range(23))), images=images)
     inputs = np.stack([preprocess(one.images.read(i), SPEC) for i in range(23)])
     expected = Projection()._project(inputs)
     found = encode(Projection(), one, positions=positions, load=LOAD, batch_size=size, relaxed=True)
@@ -120,7 +121,8 @@ def test_texts_are_read_by_the_models_vectorizer_unless_there_are_features(split
     expected = encoder._project(encoder.vectorizer.transform(split.texts))
     np.testing.assert_allclose(words.codes, expected, rtol=1e-5, atol=1e-5)
     split.text_features = np.ones((23, 4))
-    np.testing.assert_array_equal(encode(encoder, split, "text").codes, pack(encoder._project(np.ones((23, 4), "float32"))))
+    expected = pack(encoder._project(np.ones((23, 4), "float32")))
+    np.testing.assert_array_equal(encode(encoder, split, "text").codes, expected)
     split.text_features, encoder.vectorizer = None, None
     with pytest.raises(InputError, match="database split has no texts"):
         encode(encoder, split, "text")

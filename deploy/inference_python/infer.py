@@ -2,7 +2,6 @@
 
 python deploy/inference_python/infer.py --model-dir output/model --img-path cat.jpg --benchmark True
 """
-import functools
 import os
 import sys
 import time
@@ -53,7 +52,7 @@ def query_image(options, data, spec):
         return options.img_path, decode(options.img_path, spec=spec)
     query = data.protocol.query
     if not len(query):
-        raise InputError(f"the query split of {data.request['dataset']} is empty; give --img-path")
+        raise InputError(f"the query split of {data.name} is empty; give --img-path")
     return query.ids[0], query.features[0] if query.features is not None else read(query.images, 0, spec)
 
 
@@ -70,32 +69,25 @@ def model_input(predictor, item):
     return preprocess(item, predictor.manifest["preprocess"])[None]
 
 
-def evaluate_codes(predictor, data, databases, options, encode):
+def evaluate_codes(store, databases, map_topk=None):
     """Retrieval metrics of the engine's codes: the query split against the database's codes.
 
     Args:
+        store: utils.retrieval.code_store.CodeStore.
         databases: dict modality -> CodeFile.
-        encode: utils.retrieval.encode.encode with its loader.
+        map_topk: K of mAP@K, 0 = all; None = the training run's.
 
     Returns:
-        dict direction -> report of utils.retrieval.metrics.evaluate.
+        (dict direction -> report of utils.retrieval.metrics.evaluate, number of broken queries that were skipped).
     """
-    from utils.retrieval.code_store import broken_pictures, code_file
-    from utils.retrieval.encode import need_codes
     from utils.retrieval.score import labelled, score
-    split = data.protocol.query
-    if split.labels is None or not labelled(databases):
+    data = store.data
+    if data.protocol.query.labels is None or not labelled(databases):
         raise InputError(f"--evaluate needs labels, and {data.name} has none")
-    topk = options.map_topk if options.map_topk is not None else data.topk
-    queries = {}
-    for modality in databases:
-        encoded = need_codes(encode(predictor, split, modality), split)
-        if encoded.messages:
-            print(f"----- Skipped queries: {broken_pictures(encoded.messages)}")
-        queries[modality] = code_file(predictor, split, encoded, "query", modality, data.request,
-                                      data.protocol.classes, data.root)
-    return score(queries, databases, data.protocol.topk if topk is None else topk,
-                 predictor.manifest.get("recipe", {}).get("ap", "hits"))
+    topk = data.topk if map_topk is None else map_topk
+    queries = {modality: store.build("query", modality) for modality in databases}
+    reports = score(queries, databases, data.protocol.topk if topk is None else topk, data.ap)
+    return reports, max(codefile.meta["skipped"] for codefile in queries.values())
 
 
 def benchmark(predictor, index, options, item, start_up):
@@ -133,12 +125,11 @@ def main(argv):
         raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
     quiet()
     from deploy.autolog import since_process_start
-    from deploy.data import Data
+    from deploy.data import Data, code_store
     from deploy.engines import open_with
+    from deploy.index import ExactIndex
     from deploy.model_folder import check_bits, read_manifest
-    from utils.picture_loader import PictureLoader
-    from utils.retrieval.code_store import CodeStore
-    from utils.retrieval.encode import encode
+    from deploy.queries import SKIPPED
     from utils.retrieval.hamming import pack
     from utils.retrieval.score import prefix
 
@@ -153,10 +144,7 @@ def main(argv):
           f"{predictor.precision}, fingerprint {predictor.fingerprint} ({time.perf_counter() - start:.2f} s)")
     code = predictor.encode(model_input(predictor, item))
 
-    from deploy.index import ExactIndex
-    encode_all = functools.partial(encode, on_broken="skip", batch_size=options.batch_size,
-                                   load=PictureLoader(manifest["preprocess"], options.workers))
-    store = CodeStore(predictor, data, encode_all)
+    store = code_store(predictor, data, options.batch_size, options.workers)
     path = options.code_file or os.path.join(options.save_path, store.name())
     codefile = store.open(path, rebuild=options.rebuild)
     index = ExactIndex(codefile)
@@ -169,17 +157,21 @@ def main(argv):
     if options.topk > 1:
         for rank, (apart, match) in enumerate(zip(distance[0], found), 1):
             print(f"{rank:>4} {apart:>4}  {match}")
+    skipped = 0
     if options.evaluate:
         databases = {"image": codefile}
         if manifest.get("text"):
             databases["text"] = store.open(os.path.join(os.path.dirname(path), store.name("text")), "text",
                                            options.rebuild)
-        for direction, report in evaluate_codes(predictor, data, databases, options, encode_all).items():
+        reports, skipped = evaluate_codes(store, databases, options.map_topk)
+        for direction, report in reports.items():
             print(f"----- {prefix(direction)}{report['definition']['name']}: {report['mAP']:.6f} "
                   f"(tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} codes of "
                   f"{predictor.engine}")
     if options.benchmark:
         benchmark(predictor, index, options, item, start_up)
+    if skipped:
+        sys.exit(SKIPPED)
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ class CodeStore:
         """
         self.encoder, self.data, self.encode, self.say = encoder, data, encode, say
         self.fingerprint = encoder.fingerprint
+        self._notes_said = False
 
     def name(self, modality="image"):
         """The usual file name of the database's codes."""
@@ -98,8 +99,11 @@ class CodeStore:
         """Raise InputError where the file's meta names other data or the other modality."""
         made = meta.get("data")
         if made is not None and made != self.data.request:
-            raise InputError(f"{path} holds codes of {made}, not of {self.data.request}; give another --code-file or "
-                             "--rebuild")
+            moved = "gallery" in made and "gallery" in self.data.request
+            hint = f"if its pictures were moved there, leave --gallery out and give --data-path {self.data.gallery}; " \
+                   "else " if moved else ""
+            raise InputError(f"{path} holds codes of {_words(made)}, not of {_words(self.data.request)}; {hint}give "
+                             "another --code-file or --rebuild")
         if meta.get("modality", modality) != modality:
             raise InputError(f"{path} holds {meta['modality']} codes, {modality} codes are wanted; give another "
                              "--code-file")
@@ -111,8 +115,10 @@ class CodeStore:
             InputError: the data are not there, or not one item can be read.
         """
         split = getattr(self.data.protocol, role)
-        for note in self.data.protocol.notes:
-            self.say(f"----- Note: {note}")
+        if not self._notes_said:
+            for note in self.data.protocol.notes:
+                self.say(f"----- Note: {note}")
+            self._notes_said = True
         encoded = need_codes(self._encode(split, role, modality), split)
         codefile = code_file(self.encoder, split, encoded, role, modality, self.data.request,
                              self.data.protocol.classes, self.data.root)
@@ -167,6 +173,15 @@ class CodeStore:
                         ids=[split.ids[i] for i in positions],
                         labels=None if split.labels is None else split.labels[positions],
                         fingerprint=codefile.fingerprint, meta=meta)
+
+
+def _words(request):
+    """``request`` of a Data in words."""
+    if "gallery" in request:
+        return f"the gallery {request['gallery']}"
+    more = {"split seed": request.get("split_seed"), **(request.get("sizes") or {})}
+    known = [f"{key} {value}" for key, value in more.items() if value is not None]
+    return f"data set {request.get('dataset')}" + (f" ({', '.join(known)})" if known else "")
 
 
 def broken_pictures(messages, shown=3):
