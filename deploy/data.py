@@ -57,7 +57,7 @@ class Data:
         if not self.request["dataset"]:
             raise InputError("the model does not say which data set it was made for; give --dataset")
         return load_protocol(self.request["dataset"], root=self.root, seed=self.request["split_seed"],
-                             list_dir=self.list_dir, **self.request["sizes"])
+                             list_dir=self.list_dir, may_draw=False, **self.request["sizes"])
 
     @functools.cached_property
     def places(self):

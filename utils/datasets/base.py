@@ -176,6 +176,7 @@ class Request:
     sizes: dict of the split sizes that are asked for, by the names in ``DataSet.sizes``.
     labels: how labels are written, see labels.py: ``auto``, ``index`` or ``multihot``.
     skip_broken: leave out pictures that cannot be read.
+    may_draw: a set that this project draws (``shapes``) may be drawn where it is missing.
     on_fault: None = a bad line is raised as InputError; else a callable that gets its message, and it is left out.
     """
 
@@ -185,6 +186,7 @@ class Request:
     sizes: Dict[str, int] = dataclasses.field(default_factory=dict)
     labels: str = "auto"
     skip_broken: bool = False
+    may_draw: bool = True
     on_fault: Optional[Callable[[str], None]] = None
 
 

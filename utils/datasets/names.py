@@ -133,7 +133,7 @@ def recognise(path):
     return absolute_name(features[0]) if len(features) == 1 else None
 
 
-def load_protocol(name, root=None, seed=None, list_dir=None, **options):
+def load_protocol(name, root=None, seed=None, list_dir=None, may_draw=True, **options):
     """The three splits of a data set.
 
     Args:
@@ -142,6 +142,7 @@ def load_protocol(name, root=None, seed=None, list_dir=None, **options):
         root: folder (CIFAR-10: or the archive) with the data; None where the protocol has a default.
         seed: of the split (and of the drawing, for ``shapes``); the protocol's default if None.
         list_dir: folder of the list files, for protocols that read such.
+        may_draw: a set that this project draws may be drawn where it is missing.
         options: other split sizes, by the names in ``DataSet.sizes``, and what ``DataSet.options`` says; None values
             are ignored.
 
@@ -149,7 +150,8 @@ def load_protocol(name, root=None, seed=None, list_dir=None, **options):
         InputError: unknown name or size, missing folder or file, bad list line, empty split.
     """
     data_set = find_data_set(name, root)
-    return load_data_set(data_set, make_request(data_set, root, seed, list_dir, options))
+    request = make_request(data_set, root, seed, list_dir, options)
+    return load_data_set(data_set, dataclasses.replace(request, may_draw=may_draw))
 
 
 def load_data_set(data_set, request):

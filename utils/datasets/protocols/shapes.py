@@ -350,6 +350,11 @@ def make(request, any_count=False):
 def load(request):
     """Protocol of the set, generated on first use."""
     folder = locate(request.root, request.seed, request.sizes)
+    if not request.may_draw and not os.path.isdir(folder):
+        flags = "".join(f" --{key.replace('_', '-')} {value}" for key, value in request.sizes.items())
+        raise InputError(f"the shapes set is not at {folder}, and it is not drawn here: give its folder with "
+                         f"--data-path, or draw it with python -m utils.datasets make shapes --root "
+                         f"{request.root or DEFAULT_ROOT} --seed {request.seed}{flags}")
     generate(folder, all_sizes(request.sizes), request.seed)
     protocol = lists.load_lists("shapes", folder, request.list_dir or folder, request.seed, on_fault=request.on_fault)
     text_files.add_texts(protocol, os.path.join(folder, "texts.jsonl"))
