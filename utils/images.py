@@ -3,8 +3,9 @@
 The result is always 8-bit RGB. JPEG goes through OpenCV, everything else (and CMYK JPEG) through Pillow. The EXIF
 orientation is applied, so a phone's portrait picture stands upright in training and in queries alike. Grey becomes
 three equal channels, an alpha channel is dropped, 16 bits keep their upper 8, an animation gives its first frame. A
-file that is empty, no image, cut short or larger than ``MAX_PIXELS`` raises ImageError. libjpeg fills the missing
-part of a cut JPEG with grey and only warns, so we look for the end-of-image marker behind the scan data.
+file that is empty, no image, cut short or beyond the limits of utils/limits.py raises ImageError; what decoding will
+cost is known from the header. libjpeg fills the missing part of a cut JPEG with grey and only warns, so we look for the
+end-of-image marker behind the scan data.
 
 Reduced decoding (``"decode": "reduced"`` in a preprocessing spec; a spec without the key means full decoding). libjpeg
 can take a picture of M/8 of its size straight from the DCT coefficients, M = 1 to 7. We take the smallest M that
@@ -23,16 +24,12 @@ to full decoding on pictures rich in detail: about 1 of 255.
 OpenCV's own threads are switched off here: loader workers already use every core, and a thread pool does not
 survive a fork.
 """
-import io
-import os
-import warnings
-
 import cv2
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL import Image, ImageOps
 
-from utils.errors import InputError
+from utils.image_header import ImageError, jpeg_header, open_pillow, read_bytes, reason_of
 
 cv2.setNumThreads(0)
 
@@ -41,19 +38,7 @@ DECODES = ("full", "reduced")
 MARGIN = 1.05
 LINEAR_BELOW = 1.5
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-# A decoded picture above this many pixels (268 MB of RGB) is refused before it is decoded. Same as Pillow's limit.
-MAX_PIXELS = 89_478_485
-# Readers that start other programs (EPS) or are rarely tested stay out.
-PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", TiffImagePlugin.TiffImageFile.format,
-                  WebPImagePlugin.WebPImageFile.format)
-# Pillow warns where we refuse.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# Broken EXIF data say nothing of the picture.
-warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")
-
-
-class ImageError(InputError):
-    """A file that cannot be used as an image; the message names the file and the reason."""
+BAND = 1 << 24  # pixels of a picture that Pillow converts at once
 
 
 def decode(source, name=None, spec=None, box=None):
@@ -68,11 +53,11 @@ def decode(source, name=None, spec=None, box=None):
         box: ``box`` of the utils.augmentation.Augmentation that follows; None without one.
 
     Raises:
-        ImageError: missing, empty, no image, cut short, or more than ``MAX_PIXELS`` pixels.
+        ImageError: missing, empty, no image, cut short, or beyond the limits of utils/limits.py.
     """
-    data, name = _read(source, name)
+    data, name = read_bytes(source, name)
     if data[:2] == b"\xff\xd8":
-        header = _jpeg_header(data, name)
+        header = jpeg_header(data, name)
         image = None  # OpenCV has no CMYK
         if header[2] != 4:
             if spec is not None and spec.get("decode") == "reduced":
@@ -111,10 +96,10 @@ def image_size(source, name=None):
     Raises:
         ImageError: as ``decode``, as far as it can be told without decoding.
     """
-    data, name = _read(source, name)
+    data, name = read_bytes(source, name)
     if data[:2] == b"\xff\xd8":
-        return _jpeg_header(data, name)[:2]
-    return _open_pillow(data, name).size
+        return jpeg_header(data, name)[:2]
+    return open_pillow(data, name).size
 
 
 def _decode_cv2(data):
@@ -177,100 +162,46 @@ def _upright(image, exif):
     return np.ascontiguousarray(image)
 
 
-def _read(source, name):
-    """Path or bytes -> (bytes, name for messages)."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        data, name = bytes(source), name or "image data"
-    else:
-        name = name or os.fspath(source)
-        try:
-            with open(source, "rb") as file:
-                data = file.read()
-        except (OSError, ValueError) as error:
-            raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if not data:
-        raise ImageError(f"{name}: the file is empty")
-    return data, name
-
-
-def _jpeg_header(data, name):
-    """(width, height, components, EXIF bytes) of JPEG bytes; ITU T.81 annex B gives the layout of the segments.
-
-    Raises:
-        ImageError: no frame header, too many pixels, or no end-of-image marker behind the first scan.
-    """
-    size, exif, at = None, b"", 2
-    while at + 4 <= len(data):
-        if data[at] != 0xFF:
-            raise ImageError(f"{name}: broken JPEG header")
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
-            at += 2
-            continue
-        length = int.from_bytes(data[at + 2:at + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and at + 10 <= len(data):
-            size = (int.from_bytes(data[at + 7:at + 9], "big"), int.from_bytes(data[at + 5:at + 7], "big"),
-                    data[at + 9])
-        elif marker == 0xE1 and not exif and data[at + 4:at + 10] == b"Exif\0\0":
-            exif = data[at + 4:at + 2 + length]
-        at += 2 + length
-        if marker == 0xDA:
-            break
-    else:
-        raise ImageError(f"{name}: truncated JPEG (it ends inside the header)")
-    if size is None or not size[0] or not size[1]:
-        raise ImageError(f"{name}: JPEG without a picture size")
-    _check_pixels(size[0], size[1], name)
-    # inside scan data 0xFF is always followed by 0x00 or a restart marker, so this is the real end
-    if data.rfind(b"\xff\xd9", at) < 0:  # searched from the end, where it is
-        raise ImageError(f"{name}: truncated JPEG (no end-of-image marker)")
-    return (*size, exif)
-
-
-def _check_pixels(width, height, name):
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width} x {height} pixels are more than the limit of {MAX_PIXELS}")
-
-
-def _open_pillow(data, name):
-    """Pillow image, header read, pixels not yet."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=PILLOW_FORMATS)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image (of a format known here)") from error
-    except Exception as error:  # Pillow's readers raise nearly any type on hostile files
-        raise ImageError(f"{name}: not an image that can be read ({_reason(error)})") from error
-    _check_pixels(image.width, image.height, name)
-    return image
-
-
 def _decode_pillow(data, name):
-    image = _open_pillow(data, name)
+    image = open_pillow(data, name)
     try:
         image.load()
         if image.mode.startswith("I"):
-            grey = np.asarray(image)
-            wide = image.mode != "I" or grey.max(initial=0) > 255
-            image = Image.fromarray(np.clip(grey >> 8 if wide else grey, 0, 255).astype(np.uint8))
-        elif image.mode == "F":
-            raise ValueError("floating-point pixels")
+            exif = image.getexif()
+            image = Image.fromarray(_upper_bits(np.asarray(image)))
+            image.getexif().update(exif)
         image.info.pop("transparency", None)  # dropped as any alpha; Pillow warns of that for palettes
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        ImageOps.exif_transpose(image, in_place=True)
+        return _rgb(image)
     except Exception as error:
-        raise ImageError(f"{name}: broken or truncated image ({_reason(error)})") from error
+        raise ImageError(f"{name}: broken or truncated image ({reason_of(error)})") from error
 
 
-def _reason(error):
-    """One short line of an exception."""
-    return " ".join(str(error).split())[:100] or type(error).__name__
+def _bands(height, width):
+    """(first row, row after the last) of pieces with at most ``BAND`` pixels: copies of a whole picture are large."""
+    rows = max(1, BAND // width)
+    return [(top, min(height, top + rows)) for top in range(0, height, rows)]
+
+
+def _upper_bits(grey):
+    """uint8 [H, W] of grey values with 16 bits (uint16, or int32 as Pillow has them): the upper 8."""
+    wide = grey.dtype != np.int32 or grey.max(initial=0) > 255
+    result = np.empty(grey.shape, np.uint8)
+    for top, end in _bands(*grey.shape):
+        result[top:end] = np.clip(grey[top:end] >> 8 if wide else grey[top:end], 0, 255)
+    return result
+
+
+def _rgb(image):
+    """uint8 [H, W, 3] of a Pillow image."""
+    result = np.empty((image.height, image.width, 3), np.uint8)
+    for top, end in _bands(image.height, image.width):
+        band = image if end - top == image.height else image.crop((0, top, image.width, end))
+        result[top:end] = np.asarray(band.convert("RGB"))
+    return result
 
 
 def short_size(width, height, size):
     """(width, height) of ``resize_short``."""
     short = min(width, height)
-    wide, high = width * size // short, height * size // short
-    _check_pixels(wide, high, f"an image of {width} x {height}, resized")
-    return wide, high
+    return width * size // short, height * size // short

@@ -10,9 +10,11 @@ import functools
 import cv2
 import numpy as np
 
+from utils import limits
 from utils.errors import InputError
 from utils.images import DECODES, short_size
 
+STRIP = 16  # see resize_short
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -121,10 +123,21 @@ def resize(image, width, height):
 def resize_short(image, size):
     """uint8 [H, W, 3] -> the shorter side has ``size`` pixels, the longer side keeps the aspect (rounded down).
 
-    Raises:
-        ImageError: a strip so long that the result would pass ``MAX_PIXELS``.
+    Of a strip so long that the result would pass the limit of pixels (2 x 3000 at 256 would be 256 x 384,000), only the
+    middle is kept, ``STRIP`` times as long as wide: no crop sees more, and every other picture stays as it is.
     """
-    return resize(image, *short_size(image.shape[1], image.shape[0], size))
+    wide, high = short_size(image.shape[1], image.shape[0], size)
+    if wide * high > limits.limit(limits.PIXELS):
+        image = _middle(image, STRIP * min(image.shape[:2]))
+        wide, high = short_size(image.shape[1], image.shape[0], size)
+    return resize(image, wide, high)
+
+
+def _middle(image, most):
+    """The middle of a picture, at most ``most`` pixels along each side; a view."""
+    height, width = (min(side, most) for side in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top:top + height, left:left + width]
 
 
 def normalise(image, spec, result=None):

@@ -42,6 +42,7 @@ from utils.datasets.labels import zeros
 from utils.datasets.own import splits, tar_items
 from utils.datasets.own.item_table import ItemTable, complain
 from utils.errors import InputError
+from utils.image_header import check_bytes
 from utils.images import IMAGE_ENDINGS, ImageError, image_size
 from utils.images import decode as images_decode
 
@@ -129,6 +130,7 @@ class ShardImages:
     def encoded(self, i):
         """The picture file's bytes. Raises ImageError where the shard cannot be read any more."""
         size = int(self.sizes[i])
+        check_bytes(size, self.where(i))
         try:
             data = self.files.read(int(self.shard[i]), int(self.offset[i]), size)
         except OSError as error:
