@@ -76,13 +76,24 @@ def test_the_codes_of_pictures_are_those_of_its_own_network(weights, shapes):
     assert len(np.unique(signs(expected), axis=0)) > 1
 
 
-def test_evaluate_train_and_export_from_its_file(weights, run, tmp_path):
-    folder, arrays = weights
-    data = ("--dataset", "shapes", "--data-path", tmp_path / "shapes", "--num-train", 8, "--num-database", 24, "--num-query", 8)
+def small_shapes(folder):
+    return ("--dataset", "shapes", "--data-path", folder / "shapes", "--num-train", 8, "--num-database", 24,
+            "--num-query", 8)
+
+
+def test_its_file_is_evaluated_and_does_not_resume(weights, run, tmp_path):
+    folder, data = weights[0], small_shapes(tmp_path)
     run("main_single_gpu.py", "--eval", "--pretrained", folder / "weights_16", "--bit", BITS, *data, "--output-dir",
         tmp_path / "eval")
     result = json.loads((tmp_path / "eval" / "result.json").read_text())
     assert result["recipe"]["backbone"] == "AlexNet" and 0 < result["score"] <= 1
+    refused = run("main_single_gpu.py", "--resume", folder / "weights_16", ok=False)
+    assert refused.returncode == 2 and "--pretrained" in refused.stderr and refused.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_train_export_and_answer_from_its_file(weights, run, tmp_path):
+    (folder, arrays), data = weights, small_shapes(tmp_path)
     settings = ("--backbone", "AlexNet", "--freeze-backbone", "--crop-size", 224, "--resize-size", 256, "--augment", "none",
                 "--feature-norm", "none", "--epoch", 1, "--learning-rate", 0, "--weight-decay", 0)
     run("main_single_gpu.py", "--method", "hashnet", "--pretrained", folder / "weights_16.pdparams", "--bit", BITS, *data,
@@ -91,8 +102,10 @@ def test_evaluate_train_and_export_from_its_file(weights, run, tmp_path):
     assert np.array_equal(tensors["model/hash.weight"], arrays["classifier_plus.6.weight"])
     done = run("export_model.py", "--pretrained", folder / "weights_16", "--save-inference-dir", tmp_path / "model")
     assert "same bits" in done.stdout
-    refused = run("main_single_gpu.py", "--resume", folder / "weights_16", ok=False)
-    assert refused.returncode == 2 and "--pretrained" in refused.stderr and refused.stderr.count("\n") == 1
+    pictures = next((tmp_path / "shapes").rglob("*.jpg")).parent
+    answer = run("predict.py", "--pretrained", folder / "weights_16", "--gallery", pictures, "--img",
+                 next(pictures.glob("q*.jpg")), "--topk", 1, "--json", "--save-path", tmp_path / "answer")
+    assert '"distance": 0' in answer.stdout
 
 
 def test_written_back_its_network_loads_and_gives_the_same_numbers(weights, run, tmp_path):
