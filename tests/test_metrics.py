@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from utils.errors import InputError
 from utils.retrieval import compiled, hamming, metrics
+from utils.retrieval.asymmetric import refine
 from utils.retrieval.hamming import pack
 from utils.retrieval.metrics import AP, curves, evaluate, format_line
+from utils.retrieval.rank_kernels import _SAMPLE
+from utils.retrieval.vectors import GROUP
 
 
 # golden vectors -----------------------------------------------------------------------------
@@ -185,6 +188,116 @@ def test_curves_equal_the_plain_reference(seed, queries, items, bits):
     fruitful = np.maximum((inside > 0).sum(0), 1)
     np.testing.assert_allclose(found["radius"]["precision_found"], precision.sum(0) / fruitful, atol=1e-12)
     np.testing.assert_allclose(found["radius"]["recall_found"], recall.sum(0) / fruitful, atol=1e-12)
+
+
+# only the head of a long ranking --------------------------------------------------------------
+def plain_map(ranked, k, ap):
+    """mAP of rankings [Q, N] with floats: fast enough for long ones."""
+    values = []
+    for row in ranked:
+        precision = np.cumsum(row) / np.arange(1, len(row) + 1)
+        places = np.flatnonzero(row)
+        places = places[:k] if ap == "first_hits" else places[places < k]
+        count = len(places) if ap != "min" else min(k, int(row.sum()))
+        values.append(precision[places].sum() / count if len(places) else 0.0)
+    return np.mean(values)
+
+
+def long_case(items, bits=32):
+    """Codes that follow the labels a little, as learned ones do."""
+    rng = np.random.default_rng(items)
+    labels = (rng.random((items + 5, 20)) < 0.1).astype(np.uint8)
+    codes = labels @ rng.standard_normal((20, bits)) + rng.standard_normal((items + 5, bits))
+    return pack(codes[:5]), pack(codes[5:]), labels[:5], labels[5:], bits
+
+
+@pytest.mark.parametrize("ap", AP)
+@pytest.mark.parametrize("k", [1, 10, 700, 3000])
+def test_a_small_k_of_many_items(ap, k):
+    data = long_case(30_011)
+    ranked, distance = rankings(data)
+    result = evaluate(*data, topk=k, ap=ap)
+    assert result["mAP"] == pytest.approx(plain_map(ranked, k, ap), abs=1e-12)
+    assert result["P@K"] == pytest.approx(ranked[:, :k].mean(), abs=1e-12)
+    assert result["R@K"] == pytest.approx((ranked[:, :k].sum(1) / np.maximum(ranked.sum(1), 1)).mean(), abs=1e-12)
+    assert result["mAP_worst"] <= result["mAP"] <= result["mAP_best"]
+    ball = distance <= 2
+    assert result["P@H<=2"] == pytest.approx(((ranked * ball).sum(1) / np.maximum(ball.sum(1), 1)).mean(), abs=1e-12)
+
+
+@pytest.mark.parametrize("ap", AP)
+def test_a_sample_that_misleads(ap):
+    """All near and relevant items stand where the sample looks: it promises more of them than there are."""
+    items, k = 20_000, 4999
+    groups = items // GROUP
+    looked_at = (np.arange(_SAMPLE) * groups // _SAMPLE)[:, None] * GROUP + np.arange(GROUP)
+    signs = np.full((items, 16), -1)
+    signs[looked_at.ravel(), :14] = 1
+    labels = np.zeros((items, 1), np.uint8)
+    labels[looked_at.ravel()[::2]] = 1
+    labels[-1] = 1
+    data = pack(np.ones((2, 16))), pack(signs), np.ones((2, 1), np.uint8), labels, 16
+    ranked = rankings(data)[0]
+    assert evaluate(*data, topk=k, ap=ap)["mAP"] == pytest.approx(plain_map(ranked, k, ap), abs=1e-12)
+
+
+@pytest.mark.parametrize("ap", AP)
+@pytest.mark.parametrize("items", [50, 30_011])
+def test_several_k_are_as_each_alone(ap, items):
+    data, several = long_case(items), [10, 0, 700, 10, 1]
+    relaxed = hamming.unpack(data[0], 32) * np.random.default_rng(0).random((5, 32)).astype(np.float32)
+    alone = [evaluate(*data, topk=k, ap=ap, relaxed=relaxed) for k in several]
+    assert evaluate(*data, topk=several, ap=ap, relaxed=relaxed) == alone
+    assert evaluate(*data, topk=(7,), ap=ap) == [evaluate(*data, topk=7, ap=ap)]
+
+
+# asymmetric ---------------------------------------------------------------------------------
+def asymmetric_ranking(relaxed, data):
+    """Relevance 0/1 [Q, N] by descending score, ties by position."""
+    query, database, query_labels, database_labels, bits = data
+    score = relaxed.astype(np.float64) @ hamming.unpack(database, bits).T.astype(np.float64)
+    relevant = (query_labels.astype(int) @ database_labels.T.astype(int)) > 0
+    return np.take_along_axis(relevant, np.argsort(-score, axis=1, kind="stable"), 1).astype(int)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 999), items=st.integers(1, 300), bits=st.sampled_from([1, 3, 8, 64, 70]),
+       k=st.integers(0, 320), ap=st.sampled_from(AP), no_hit=st.sampled_from(metrics.NO_HIT),
+       scale=st.sampled_from([0, 1, 6]))
+def test_asymmetric_equals_the_plain_reference(seed, items, bits, k, ap, no_hit, scale):
+    query, database, query_labels, database_labels, bits = random_case(seed, 4, items, bits, 3)
+    rng = np.random.default_rng(seed)
+    # multiples of 1/8, so that sums are exact in any order and many scores tie; some values outweigh all others
+    size = rng.integers(1, 9, (4, bits)) / 8 * 10.0 ** rng.integers(0, scale + 1, bits)
+    relaxed = (hamming.unpack(query, bits) * size).astype(np.float32)
+    data = query, database, query_labels, database_labels, bits
+    ranked = asymmetric_ranking(relaxed, data)
+    result = evaluate(*data, topk=k, ap=ap, no_hit=no_hit, relaxed=relaxed)
+    values = [plain_ap(row.tolist(), k, ap) for row in ranked]
+    if no_hit == "skip":
+        values = [value for value in values if value]
+    assert result["mAP_asymmetric"] == pytest.approx(float(sum(values) / max(len(values), 1)), abs=1e-12)
+    plain = evaluate(*data, topk=k, ap=ap, no_hit=no_hit)
+    assert plain == {name: plain["definition"] if name == "definition" else value for name, value in result.items()
+                     if name != "mAP_asymmetric"}
+
+
+def test_asymmetric_ranking_of_many_items():
+    data = long_case(30_011)
+    rng = np.random.default_rng(0)
+    relaxed = (hamming.unpack(data[0], 32) * rng.random((5, 32))).astype(np.float32)
+    ranked = asymmetric_ranking(relaxed, data)
+    found = evaluate(*data, topk=[0, 10, 2000], relaxed=relaxed)
+    for result, k in zip(found, (30_011, 10, 2000)):
+        assert result["mAP_asymmetric"] == pytest.approx(plain_map(ranked, k, "hits"), abs=1e-12)
+    assert "asymmetric" in found[0]["definition"] and f"asymmetric {found[0]['mAP_asymmetric']:.4f}" in \
+        format_line(found[0])
+    # the engine's order is the one that is measured
+    position = hamming.topk(data[0], data[1], 0)[1]
+    order = refine(relaxed, data[1], position)[1]
+    relevant = (data[2].astype(int) @ data[3].T.astype(int)) > 0
+    np.testing.assert_array_equal(
+        np.take_along_axis(relevant, np.take_along_axis(position, order, 1), 1).astype(int), ranked)
 
 
 # tie orders ---------------------------------------------------------------------------------
@@ -362,12 +475,17 @@ def test_topk_beyond_the_database_is_all_but_for_precision():
 
 def test_values_do_not_depend_on_threads_or_chunks(monkeypatch):
     data = random_case(2, 150, 700, 12, 4)
-    one = evaluate(*data, topk=50), curves(*data)
+    relaxed = hamming.unpack(data[0], 12) * np.random.default_rng(0).random((150, 12))
+
+    def measure():
+        return evaluate(*data, topk=[50, 0], relaxed=relaxed), curves(*data)
+
+    one = measure()
     for threads in (2, 5):
         monkeypatch.setattr(compiled, "threads", lambda: threads)
-        assert (evaluate(*data, topk=50), curves(*data)) == one
+        assert measure() == one
     monkeypatch.setattr(metrics, "_CHUNK", 64)
-    assert evaluate(*data, topk=50) == one[0]
+    assert measure()[0] == one[0]
 
 
 def test_label_types_are_equivalent():
@@ -403,6 +521,13 @@ def with_argument(number, value):
     (good, {"topk": -1}, "topk"),
     (good, {"topk": 2.5}, "topk"),
     (good, {"topk": True}, "topk"),
+    (good, {"topk": [5, -1]}, "topk"),
+    (good, {"topk": []}, "topk"),
+    (good, {"relaxed": np.ones((3, 16))}, "signs must be the same"),
+    (good, {"relaxed": np.ones((2, 16))}, "2 relaxed codes are not those of the 3"),
+    (good, {"relaxed": np.ones((3, 4))}, "not a code of 4 bits"),
+    (good, {"relaxed": np.full((3, 16), np.nan)}, "NaN"),
+    (good, {"relaxed": good[0]}, "real numbers"),
     (good, {"ap": "mean"}, "'mean'"),
     (good, {"no_hit": "ignore"}, "'ignore'"),
 ])

@@ -13,6 +13,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.retrieval import compiled, kernels
 from utils.retrieval.compiled import blocks, spread
+from utils.retrieval.vectors import GROUP
 
 MAX_BITS = 1024
 _ROWS = 1 << 13  # rows that are laid out as words at once
@@ -168,8 +169,8 @@ def topk(query, database, k, allowed=None):
     found, distance, position = np.zeros(shape[:2], np.int64), np.empty(shape, np.int32), np.empty(shape, np.int64)
     for offset, words in _pieces(database, k) if k else ():
         n = words.shape[1]
-        edges = [min(n, -(-n // kernels.GROUP) * i // parts * kernels.GROUP) for i in range(parts + 1)]
-        bits = allowed[offset // kernels.GROUP:]
+        edges = [min(n, -(-n // GROUP) * i // parts * GROUP) for i in range(parts + 1)]
+        bits = allowed[offset // GROUP:]
         rows = blocks(len(codes), _CANDIDATES // (k + min(k, n))) if parts == 1 else [slice(None)]
         spread(lambda job: kernels.search(codes[job[1]], words, bits, edges[job[0]], edges[job[0] + 1], offset,
                                           *(array[job] for array in (found, distance, position))),
@@ -198,12 +199,12 @@ def within(query, database, radius, allowed=None):
     radius = min(int(radius), MAX_BITS)
     start, jobs = np.zeros(len(codes) + 1, np.int64), blocks(len(codes))
     for offset, words in _pieces(database):
-        bits = allowed[offset // kernels.GROUP:]
+        bits = allowed[offset // GROUP:]
         spread(lambda rows: kernels.count_within(codes[rows], words, bits, radius, start[1:][rows]), jobs)
     np.cumsum(start, out=start)
     distance, position, place = np.empty(start[-1], np.int32), np.empty(start[-1], np.int64), start[:-1].copy()
     for offset, words in _pieces(database):
-        bits = allowed[offset // kernels.GROUP:]
+        bits = allowed[offset // GROUP:]
         spread(lambda rows: kernels.fill_within(codes[rows], words, bits, radius, offset, place[rows], distance,
                                                 position), jobs)
     spread(lambda rows: kernels.sort_within(start[rows.start:rows.stop + 1], radius, distance, position), jobs)
@@ -237,7 +238,7 @@ def _pieces(database, least=0):
         return
     items, nb = database.shape
     step = items if _is_view(database, np.dtype(_word(nb)).itemsize) else max(_PIECE, least)
-    step += -step % kernels.GROUP
+    step += -step % GROUP
     for start in range(0, items, step):
         yield start, _read_only(prepare(database[start:start + step]))
 

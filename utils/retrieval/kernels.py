@@ -8,77 +8,12 @@ that still matters, and 64 items answer it together: XOR, popcount, add, compare
 do are candidates, and each one tightens the distance for those behind it.
 """
 import numpy as np
-from llvmlite import ir
-from numba.core import cgutils, types
-from numba.core.extending import intrinsic
 
 from utils.retrieval.compiled import kernel, part_of_kernel
+from utils.retrieval.vectors import GROUP, lowest, near, popcount
 
-GROUP = 64  # items of one mask
+ALL = ~np.uint64(0)  # the mask of 64 items
 _TILE = 1 << 16  # bytes of the database that the queries of a block meet in turn, while they are in the nearest caches
-
-
-# hardware instructions ----------------------------------------------------------------------
-@intrinsic
-def popcount(typingctx, word):
-    """Number of set bits of an unsigned word: LLVM's ctpop, one hardware instruction (or a vector of them)."""
-    def generate(context, builder, signature, args):
-        return context.cast(builder, builder.ctpop(args[0]), word, types.intp)
-    return types.intp(word), generate
-
-
-@intrinsic
-def lowest(typingctx, mask):
-    """Number of the lowest set bit of a uint64 other than 0."""
-    def generate(context, builder, signature, args):
-        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 1))
-    return types.intp(types.uint64), generate
-
-
-@intrinsic
-def near(typingctx, code, database, start, limit):
-    """Which of the items start .. start + 63 lie within ``limit`` of a query: a bit each, the first item lowest.
-
-    Args:
-        code: words of the query, [W].
-        database: words [W, N] with N >= start + 64, contiguous.
-        limit: 0 to 1024.
-
-    Written as vectors of 512 bits, which LLVM splits for narrower processors: its own vectoriser makes a detour through
-    memory, and three times the instructions.
-    """
-    def generate(context, builder, signature, args):
-        code_type, database_type = signature.args[:2]
-        width = database_type.dtype.bitwidth
-        lanes = 512 // width
-        word, i32, i64 = ir.IntType(width), ir.IntType(32), ir.IntType(64)
-        vector = ir.VectorType(word, lanes)
-        popcounts = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector]),
-                                                   f"llvm.ctpop.v{lanes}i{width}")
-
-        def spread(value):
-            one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(i32, 0))
-            return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(i32, lanes), None))
-
-        query = context.make_array(code_type)(context, builder, args[0])
-        items = context.make_array(database_type)(context, builder, args[1])
-        distance = [cgutils.alloca_once_value(builder, ir.Constant(vector, None)) for _ in range(GROUP // lanes)]
-        with cgutils.for_range(builder, cgutils.unpack_tuple(builder, items.shape)[0]) as loop:
-            ours = spread(builder.load(cgutils.get_item_pointer(context, builder, code_type, query, [loop.index])))
-            row = builder.bitcast(cgutils.get_item_pointer(context, builder, database_type, items,
-                                                           [loop.index, args[2]]), vector.as_pointer())
-            for j, place in enumerate(distance):
-                theirs = builder.load(builder.gep(row, [ir.Constant(i32, j)]), align=width // 8)
-                count = builder.call(popcounts, [builder.xor(ours, theirs)])
-                builder.store(builder.add(builder.load(place), count), place)
-        limits = spread(builder.trunc(args[3], word) if width < 64 else args[3])
-        mask = ir.Constant(i64, 0)
-        for j, place in enumerate(distance):
-            bits = builder.bitcast(builder.icmp_unsigned("<=", builder.load(place), limits), ir.IntType(lanes))
-            bits = builder.zext(bits, i64) if lanes < 64 else bits
-            mask = builder.or_(mask, builder.shl(bits, ir.Constant(i64, j * lanes)))
-        return mask
-    return types.uint64(code, database, types.intp, types.int64), generate
 
 
 # top k --------------------------------------------------------------------------------------
@@ -131,7 +66,7 @@ def _scan(code, database, allowed, start, stop, offset, k, near_distance, near_p
         while mask:
             item = group + lowest(mask)
             mask &= mask - np.uint64(1)
-            d = _distance(code, database, item)
+            d = distance_of(code, database, item)
             if d > limit:
                 continue
             if count == near_distance.shape[0]:
@@ -154,20 +89,21 @@ def _scan(code, database, allowed, start, stop, offset, k, near_distance, near_p
 @part_of_kernel
 def _inside(code, database, allowed, group, stop, limit):
     """Mask of the items from ``group`` on, at most 64 and before ``stop``, that are allowed and within the limit."""
-    mask = ~np.uint64(0)
+    mask = ALL
     if allowed.shape[0]:
         mask = allowed[group // GROUP]
     if mask and group + GROUP <= stop:
         mask &= near(code, database, group, limit)
     elif mask:
         for i in range(GROUP):
-            if group + i >= stop or _distance(code, database, group + i) > limit:
+            if group + i >= stop or distance_of(code, database, group + i) > limit:
                 mask &= ~(np.uint64(1) << np.uint64(i))
     return mask
 
 
 @part_of_kernel
-def _distance(code, database, item):
+def distance_of(code, database, item):
+    """Hamming distance of one item."""
     total = 0
     for w in range(database.shape[0]):
         total += popcount(code[w] ^ database[w, item])
@@ -217,7 +153,7 @@ def fill_within(codes, database, allowed, radius, offset, place, distance, posit
             while mask:
                 item = group + lowest(mask)
                 mask &= mask - np.uint64(1)
-                distance[place[q]] = _distance(codes[q], database, item)
+                distance[place[q]] = distance_of(codes[q], database, item)
                 position[place[q]] = offset + item
                 place[q] += 1
 
