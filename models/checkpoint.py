@@ -26,7 +26,7 @@ def open_checkpoint(name, wanted=lambda key: True):
     arrays = read_weights(path)
     if is_whole_model(arrays):
         return as_checkpoint(arrays, path)
-    names = ", ".join(list(arrays)[:3])
+    names = ", ".join(key[:100] for key in list(arrays)[:3])
     raise InputError(f"{path} holds {len(arrays)} arrays ({names}, ...) and is neither a checkpoint of this project "
                      "nor a whole model of paddle_hashnet; weights of a backbone go to --backbone-weights")
 

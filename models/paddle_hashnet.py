@@ -43,7 +43,7 @@ def as_checkpoint(arrays, path):
     """
     missing = [key for key in _NAMES if key not in arrays]
     unexpected = [key for key in arrays if key not in _NAMES]
-    faults = [f"{len(keys)} {word}: {', '.join(keys[:5])}" for word, keys in
+    faults = [f"{len(keys)} {word}: {', '.join(key[:100] for key in keys[:5])}" for word, keys in
               (("missing", missing), ("unexpected", unexpected)) if keys]
     if faults:
         raise InputError(f"{path} has the hash layer of a paddle_hashnet model, but not its layers (AlexNet, then the "

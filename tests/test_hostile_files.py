@@ -147,6 +147,18 @@ def directory(entries):
     return entry * entries + end
 
 
+def many_arrays(count):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for number in range(count):
+            archive.writestr(f"{number}.npy", b"")
+    return out.getvalue()
+
+
+def pickle_of_wrappers(levels):
+    return b"\x80\x02" + b"}" + (short(b"model") + b"}") * levels + b"s" * levels + b"."
+
+
 def npz(name, data, how=zipfile.ZIP_STORED, factor=1):
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", how) as archive, archive.open(name, "w", force_zip64=True) as entry:
@@ -183,6 +195,8 @@ def archives():
         "data.pkl that says 1.6 GB": says_more(ok, 24, 1_600_000_000),
         "bzip2": torch_zip(b"\x80\x02}.", how=zipfile.ZIP_BZIP2),
         "a directory of 200,000 entries": directory(200_000),
+        "an npz of 60,000 arrays": many_arrays(60_000),
+        "wrappers inside wrappers": pickle_of_wrappers(100_000),
         "entries without end": directory(60_000)[:-100],
         "npz of zeros": npz("w.npy", zeros, zipfile.ZIP_DEFLATED, 2),
         "npz with a large shape": npz("w.npy", npy((10 ** 10,))),

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import time
 import urllib.error
 
 import numpy as np
@@ -288,6 +289,25 @@ def test_a_linear_grid_stays_linear_with_its_corners(old, new, slope):
         return (slope[0] + slope[1] * at[:, None] + slope[2] * at[None, :])[..., None]
     expected = plane(new) if old > 1 else np.full((new, new, 1), slope[0])
     np.testing.assert_allclose(resize_grid(plane(old), new), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("key", ["layer1.99999999999.conv1.weight", "layer9.0.conv1.weight", "module." * 100_000 + "w",
+                                 "features." + "9" * 100_000 + ".weight"])
+def test_names_made_to_cost_time_are_refused_at_once(tmp_path, key):
+    arrays = {key: np.ones((1, 1, 1, 1), "float32"), "layer1.0.conv1.weight": np.ones((1, 1, 1, 1), "float32")}
+    save_file({k: v for k, v in arrays.items() if k == key or not key.startswith("module.")},
+              str(tmp_path / "w.safetensors"))
+    started = time.process_time()
+    with pytest.raises(InputError) as caught:
+        load_into(build("ResNet18"), tmp_path / "w.safetensors")
+    assert len(str(caught.value)) < 2000 and time.process_time() - started < 20
+
+
+def test_a_position_embedding_made_to_cost_time_is_refused(tmp_path):
+    state = {**tiny_state(), "pos_embed": np.zeros((1, 2000 * 2000 + 1, 1), "float32")}
+    paddle.save(state, str(tmp_path / "w.pdparams"))
+    with pytest.raises(InputError, match="1 mismatched: pos_embed"):
+        build("ViT:dim=8,heads=1,depth=1", 32, weights=tmp_path / "w.pdparams")
 
 
 # mismatches -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 _SAFETENSORS = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "bf16", "I64": "i8", "I32": "i4", "I16": "i2",
                 "I8": "i1", "U8": "u1", "BOOL": "?"}
 LARGEST_HEADER = 2 << 20      # bytes of a safetensors header: some 20,000 arrays
-LARGEST_DIRECTORY = 4 << 20   # bytes of a zip file's directory: some 40,000 arrays
+LARGEST_DIRECTORY, MOST_ENTRIES = 4 << 20, 20_000   # bytes of a zip file's directory, and its entries
 UNPACKED_FACTOR, UNPACKED_FREE = 4, 64 << 20   # a compressed .npz may become so many times its size, plus so many bytes
 
 
@@ -89,10 +89,12 @@ def open_zip(path):
     ``UNPACKED_FACTOR`` times the file and ``UNPACKED_FREE`` bytes.
 
     Raises:
-        ValueError: larger ones, other compressions, or a directory beyond ``LARGEST_DIRECTORY``.
+        ValueError: larger ones, more of them, other compressions, or a directory beyond ``LARGEST_DIRECTORY``.
     """
     with _Guarded(path) as file, zipfile.ZipFile(file) as archive:
         file.guard = False
+        if len(archive.infolist()) > MOST_ENTRIES:
+            raise ValueError(f"it has more than {MOST_ENTRIES:,} entries")
         size, totals = os.path.getsize(path), {zipfile.ZIP_STORED: 0, zipfile.ZIP_DEFLATED: 0}
         for info in archive.infolist():
             if info.compress_type not in totals:

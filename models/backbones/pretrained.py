@@ -7,7 +7,7 @@ from utils.errors import InputError
 
 
 def _name_some(keys):
-    return ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+    return ", ".join(key[:100] for key in keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
 
 
 def load_into(backbone, path, extra_ok=False):

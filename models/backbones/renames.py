@@ -22,6 +22,7 @@ from models.backbones.vit import is_vit, resize_position_embedding
 # layers whose input PaddleClas halves in evaluation
 _HALVED = {"AlexNetDY": ("_fc6", "_fc7"), "VGGNet": ("fc2",)}
 _WHOLE = ("module.", "_orig_mod.")   # torch's DataParallel and compile put them before every name
+_MOST_PREFIXES = 8
 _PART = ("backbone.", "encoder_q.", "base_encoder.")   # before the names of the part that is a backbone
 
 
@@ -50,22 +51,16 @@ def _from_vgg(arrays, net):
 
 
 def _from_resnet(arrays, net):
-    counts = {}   # blocks of each stage, in the file
-    for key in arrays:
-        found = re.match(r"layer(\d)\.(\d+)\.", key)
-        if found:
-            stage, block = map(int, found.groups())
-            counts[stage] = max(counts.get(stage, 0), block + 1)
+    blocks = {tuple(map(int, found.groups()))   # (stage, block) of the file, in order
+              for found in (re.match(r"layer([0-9])\.([0-9]{1,3})\.", key) for key in arrays) if found}
     table = {"conv1": "stem.0.conv", "bn1": "stem.0.bn"}
-    for stage, count in counts.items():
-        before = sum(counts[s] for s in counts if s < stage)
-        for block in range(count):
-            theirs, own = f"layer{stage}.{block}", f"blocks.{before + block}"
-            for part in (1, 2, 3):
-                table[f"{theirs}.conv{part}"] = f"{own}.conv{part - 1}.conv"
-                table[f"{theirs}.bn{part}"] = f"{own}.conv{part - 1}.bn"
-            table[f"{theirs}.downsample.0"] = f"{own}.short.conv"
-            table[f"{theirs}.downsample.1"] = f"{own}.short.bn"
+    for number, (stage, block) in enumerate(sorted(blocks)):
+        theirs, own = f"layer{stage}.{block}", f"blocks.{number}"
+        for part in (1, 2, 3):
+            table[f"{theirs}.conv{part}"] = f"{own}.conv{part - 1}.conv"
+            table[f"{theirs}.bn{part}"] = f"{own}.conv{part - 1}.bn"
+        table[f"{theirs}.downsample.0"] = f"{own}.short.conv"
+        table[f"{theirs}.downsample.1"] = f"{own}.short.bn"
     return _rename(arrays, table)
 
 
@@ -138,13 +133,13 @@ def without_prefixes(arrays, own):
     a momentum encoder, a queue) is left out. A prefix that names of the network itself have (``own``) is kept.
     """
     prefixes = [prefix for prefix in (*_WHOLE, *_PART) if not any(key.startswith(prefix) for key in own)]
-    found = True
-    while found:
+    for _ in range(_MOST_PREFIXES):
         inside = {prefix: [key for key in arrays if key.startswith(prefix)] for prefix in prefixes}
         found = next((prefix for prefix, keys in inside.items()
                       if keys and (prefix in _PART or len(keys) == len(arrays))), None)
-        if found:
-            arrays = {key[len(found):]: arrays[key] for key in inside[found]}
+        if found is None:
+            break
+        arrays = {key[len(found):]: arrays[key] for key in inside[found]}
     return arrays
 
 

@@ -10,6 +10,7 @@ from models.backbones.wheel import paddleclas
 from utils.errors import InputError
 
 _DEFAULTS = {"patch": 16, "dim": 32, "depth": 2, "heads": 4}
+_LARGEST_GRID = 256   # patches a side of a file's position embedding
 _OPTIONS = (*_DEFAULTS, "mlp", "mlp_width")
 
 
@@ -104,7 +105,7 @@ def resize_position_embedding(embedding, tokens, extra=1):
     The rows of the ``extra`` (class, distillation) tokens are kept, the square grid is resized.
     """
     old, new = (int(round(max(0, count - extra) ** 0.5)) for count in (embedding.shape[1], tokens))
-    if embedding.shape[1] == tokens or old * old + extra != embedding.shape[1] or not new:
-        return embedding    # nothing to do, or no square grid: the shapes will be compared
+    if embedding.shape[1] == tokens or old * old + extra != embedding.shape[1] or not new or old > _LARGEST_GRID:
+        return embedding    # nothing to do, or no such grid: the shapes will be compared
     grid = resize_grid(embedding[0, extra:].reshape(old, old, -1), new).reshape(new * new, -1)
     return np.concatenate([embedding[:, :extra], grid[None].astype(embedding.dtype)], axis=1)

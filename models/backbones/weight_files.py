@@ -75,12 +75,13 @@ def _unwrap(tree, path):
         seen = {id(tree)}
         inside = [name for name in WRAPPERS if _has_arrays(tree.get(name), seen)]
         if not inside and not any(_stand_in(value) is not None for value in tree.values()):
-            inside = [str(name) for name, value in tree.items() if _has_arrays(value, seen)]
+            inside = [name for name, value in tree.items() if _has_arrays(value, seen)]
         if not inside:
             return tree
         if len(inside) > 1:
-            raise InputError(f"{path} holds several networks ({', '.join(inside[:8])}); say which one: "
-                             f"{path}{CHOICE}{inside[-1]}")
+            names = [str(name)[:100] for name in inside[:8]]
+            raise InputError(f"{path} holds several networks ({', '.join(names)}); say which one: "
+                             f"{path}{CHOICE}{names[-1]}")
         tree = tree[inside[0]]
     raise ValueError(f"more than {_DEEPEST} wrappers inside each other")
 
