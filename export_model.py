@@ -10,7 +10,7 @@ import sys
 from utils.errors import InputError, run_main
 from utils.flags import quiet, read_options
 from utils.settings import Setting
-from utils.training.checkpoint import find_checkpoint
+from utils.training.checkpoint import TRAINED_ON, find_checkpoint
 
 FLAGS = {
     "pretrained": Setting(None, "checkpoint that main_single_gpu.py or main_multi_gpu.py wrote", shown="CKPT"),
@@ -107,7 +107,8 @@ def export(checkpoint, folder, bit=None, method_name=None):
         InputError: unreadable checkpoint, one of another method or length, a folder that cannot be
             written, or Paddle Inference giving other bits; then nothing is left behind.
     """
-    from deploy.model_folder import VECTORIZER, new_folder, write_manifest
+    from deploy.model_folder import VECTORIZER, new_folder, write_manifest, write_trained_on
+    from models.checkpoint import open_checkpoint
     from models.encoder import LiveEncoder
     from models.export import image_shape, save_graphs
 
@@ -121,6 +122,9 @@ def export(checkpoint, folder, bit=None, method_name=None):
             if known:
                 encoder.vectorizer.save(os.path.join(temporary, VECTORIZER))
             manifest["text"]["vectorizer"] = VECTORIZER if known else None
+        if "protocol" in meta:
+            arrays, _ = open_checkpoint(checkpoint, lambda key: key == TRAINED_ON)
+            manifest["trained_on"] = write_trained_on(temporary, meta["protocol"], arrays.get(TRAINED_ON))
         write_manifest(temporary, manifest)
         return self_check(encoder, temporary)
 

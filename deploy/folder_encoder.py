@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from deploy.model_folder import check_files, engine_of, open_vectorizer, read_manifest
+from deploy.model_folder import check_files, engine_of, open_vectorizer, read_manifest, read_trained_on
 from utils.errors import InputError
 from utils.paddle_inference import first_line
 from utils.retrieval.hamming import pack
@@ -49,6 +49,11 @@ class FolderEncoder:
     def vectorizer(self):
         """The model's text vectoriser (utils.text.Vectorizer), or None where it has none."""
         return open_vectorizer(self.model_dir, self.manifest)
+
+    @functools.cached_property
+    def trained_on(self):
+        """(record of the splits of the training run or None, hashes of its items uint64 [n] or None)."""
+        return read_trained_on(self.model_dir, self.manifest)
 
     def _run(self, graph, x, shape, what):
         if list(x.shape[1:]) != list(shape):

@@ -1,7 +1,7 @@
 """The model folder: the only reader and writer of it and of its manifest, inference.yml.
 
 A folder holds ``inference.*`` (graph and weights of the image side), for cross-modal models ``text.*`` and the text
-vectoriser, and the manifest:
+vectoriser, ``trained_on.npy``, and the manifest:
 
     format         1
     method, bits, fingerprint, preprocess (utils/transforms.py)
@@ -9,6 +9,8 @@ vectoriser, and the manifest:
     text           prefix, dim: columns of the text features, vectorizer: its file or null; cross-modal models only
     dataset        what the model was trained on: name, root, list_dir, split_seed, sizes, topk, classes
     recipe, paddle the resolved recipe; the Paddle version that exported
+    trained_on     record of the splits of the training run, ids: the file with the hashes of its training items, or
+                   null (utils/datasets/trained_on.py); since November 2026, where the checkpoint knows
     engine         ``onnx`` where onnxruntime runs it; else Paddle Inference
     made_of, precision, int8, onnx    what deploy/slim and deploy/onnx add
     files          SHA-256 of every other file
@@ -21,6 +23,7 @@ import os
 import shutil
 import tempfile
 
+import numpy as np
 import yaml
 
 from utils.errors import InputError
@@ -29,9 +32,10 @@ from utils.text import Vectorizer
 
 FORMAT = 1
 MANIFEST = "inference.yml"
-VECTORIZER = "vectorizer.json"
+VECTORIZER, TRAINED_ON = "vectorizer.json", "trained_on.npy"
 STEMS = ("inference", "text")
 ENDINGS = (".json", ".pdmodel", ".pdiparams", ".pdiparams.info", ".onnx")
+FILES = {stem + ending for stem in STEMS for ending in ENDINGS} | {MANIFEST, VECTORIZER, TRAINED_ON}
 REQUIRED = ("method", "bits", "fingerprint", "image", "preprocess", "files")
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
 _HERE = -100  # AT_FDCWD
@@ -112,12 +116,47 @@ def open_vectorizer(model_dir, manifest):
     return Vectorizer.load(os.path.join(model_dir, name)) if name else None
 
 
+def read_trained_on(model_dir, manifest):
+    """What the model was trained on: (record of its splits or None, hashes of its items uint64 [n] or None).
+
+    Raises:
+        InputError: the file of the hashes is damaged.
+    """
+    known = manifest.get("trained_on") or {}
+    if not known.get("ids"):
+        return known.get("record"), None
+    path = os.path.join(model_dir, known["ids"])
+    try:
+        return known.get("record"), np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is damaged ({error}); export the model again") from error
+
+
 # writing ----------------------------------------------------------------------------------------
 def write_manifest(folder, manifest):
     """Write the manifest, with its format and the digests of all files in ``folder``."""
     files = {name: sha256_file(os.path.join(folder, name)) for name in sorted(os.listdir(folder)) if name != MANIFEST}
     write_text(os.path.join(folder, MANIFEST),
                yaml.safe_dump({"format": FORMAT, **manifest, "files": files}, sort_keys=False, allow_unicode=True))
+
+
+def write_trained_on(folder, record, hashes):
+    """Write what a model was trained on; returns what its manifest says of it under ``trained_on``.
+
+    Args:
+        record: Protocol.record of the training run.
+        hashes: uint64 [n] of the items, or None.
+    """
+    if hashes is not None:
+        np.save(os.path.join(folder, TRAINED_ON), hashes)
+    return {"record": {key: value for key, value in record.items() if key != "notes"},
+            "ids": None if hashes is None else TRAINED_ON}
+
+
+def copy_files(source, folder, names):
+    """Copy files of the model folder ``source`` into ``folder``."""
+    for name in names:
+        shutil.copyfile(os.path.join(source, name), os.path.join(folder, name))
 
 
 @contextlib.contextmanager
@@ -157,8 +196,7 @@ def new_folder(folder, source=None, flag="--save-dir"):
 
 def _may_be_replaced(folder):
     """Whether the whole folder may make room: nothing but a model in it, and it can be renamed."""
-    known = {stem + ending for stem in STEMS for ending in ENDINGS} | {MANIFEST, VECTORIZER}
-    return set(os.listdir(folder)) <= known and not os.path.ismount(folder) and \
+    return set(os.listdir(folder)) <= FILES and not os.path.ismount(folder) and \
         os.access(os.path.dirname(folder), os.W_OK)
 
 
@@ -190,6 +228,6 @@ def _move_in(temporary, folder):
     names = sorted(os.listdir(temporary), key=lambda name: name == MANIFEST)  # it names the digest of the others
     for name in names:
         os.replace(os.path.join(temporary, name), os.path.join(folder, name))
-    for stale in {stem + ending for stem in STEMS for ending in ENDINGS} - set(names):
+    for stale in FILES - set(names):
         if os.path.exists(os.path.join(folder, stale)):
             os.remove(os.path.join(folder, stale))

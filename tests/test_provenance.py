@@ -12,6 +12,7 @@ from PIL import Image
 
 from models import METHODS
 from tests.conftest import ROOT, SHAPES_SIZES
+from utils.datasets import load_protocol
 from utils.datasets.trained_on import MOST, compare, id_hashes, note, remember
 from utils.retrieval.codes import collapse
 from utils.retrieval.hamming import pack
@@ -71,6 +72,22 @@ def test_a_folder_that_has_gained_a_picture(run, trained, pictures, tmp_path):
     run("main_single_gpu.py", *TINY, "--pretrained", trained, "--dataset", more, "--num-query", 6, "--epoch", 1,
         "--output-dir", tmp_path / "on")
     assert len(load_names(tmp_path / "on")) > 19
+
+
+def test_an_exported_model_knows_it_too(run, trained, pictures, tmp_path):
+    model, infer = tmp_path / "model", "deploy/inference_python/infer.py"
+    run("export_model.py", "--pretrained", trained, "--save-inference-dir", model)
+    assert set(np.load(model / "trained_on.npy").tolist()) == load_names(trained)
+    call = (infer, "--model-dir", model, "--evaluate", "--threads", 1, "--batch-size", 8)
+    assert "of the training run" not in run(*call, "--save-path", tmp_path / "same").stdout
+    more = tmp_path / "pics"
+    shutil.copytree(pictures, more)
+    Image.fromarray(np.zeros((40, 40, 3), "uint8")).save(more / "class0" / "000.png")
+    done = run(*call, "--save-path", tmp_path / "out", "--data-path", more)
+    queries = {path for path in load_protocol(str(pictures), root=str(more), num_query=6).query.ids}
+    known = len(load_names(trained) & set(id_hashes(queries).tolist()))
+    words = f"query and database splits are not that of the training run; {known} of 6 queries were training items"
+    assert 0 < known and done.stdout.count(words) == 1 and "mAP@all" in done.stdout
 
 
 def load_names(folder):

@@ -80,11 +80,15 @@ def evaluate_codes(store, databases, map_topk=None):
     Returns:
         (dict direction -> report of utils.retrieval.metrics.evaluate, number of broken queries that were skipped).
     """
+    from utils.datasets import trained_on
     from utils.retrieval.score import labelled, score
     data = store.data
     if data.protocol.query.labels is None or not labelled(databases):
         raise InputError(f"--evaluate needs labels, and {data.name} has none")
     topk = data.topk if map_topk is None else map_topk
+    note = trained_on.note(trained_on.compare(*store.encoder.trained_on, data.protocol))
+    if note:
+        print(f"----- Note: {note}")
     queries = {modality: store.build("query", modality) for modality in databases}
     reports = score(queries, databases, data.protocol.topk if topk is None else topk, data.ap)
     return reports, max(codefile.meta["skipped"] for codefile in queries.values())

@@ -9,7 +9,6 @@ its own: it may crash, and may live in another environment (--converter).
 import importlib.metadata
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 
@@ -17,7 +16,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, ROOT)
 
 from deploy.differences import accepted  # noqa: E402
-from deploy.model_folder import float_export, new_folder, write_manifest  # noqa: E402
+from deploy.model_folder import (  # noqa: E402
+    TRAINED_ON,
+    VECTORIZER,
+    copy_files,
+    float_export,
+    new_folder,
+    write_manifest,
+)
 from deploy.onnx.predictor import ONNXRUNTIME  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
@@ -98,9 +104,7 @@ def convert(model_dir, save_dir, opset=OPSET, converter=sys.executable):
         for part in ("image", "text"):
             if manifest.get(part):
                 version = convert_graph(model_dir, manifest[part]["prefix"], temporary, opset, converter)
-        vectorizer = (manifest.get("text") or {}).get("vectorizer")
-        if vectorizer:
-            shutil.copyfile(os.path.join(model_dir, vectorizer), os.path.join(temporary, vectorizer))
+        copy_files(model_dir, temporary, {VECTORIZER, TRAINED_ON} & set(manifest["files"]))
         write_manifest(temporary, {**manifest, "engine": "onnx", "onnx": {"opset": opset, "converter": version}})
         return check(model_dir, temporary)
 

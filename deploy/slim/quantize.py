@@ -9,7 +9,6 @@ cross-modal model stays in float: it is small.
 """
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import numpy as np  # noqa: E402  (needs the path above)
 from deploy.compare import DATA_FLAGS  # noqa: E402
 from deploy.data import Data  # noqa: E402
 from deploy.differences import accepted  # noqa: E402
-from deploy.model_folder import float_export, new_folder, write_manifest  # noqa: E402
+from deploy.model_folder import TRAINED_ON, copy_files, float_export, new_folder, write_manifest  # noqa: E402
 from deploy.slim.ptq_worker import OPERATORS  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.files import sha256_file  # noqa: E402
@@ -114,11 +113,12 @@ def quantize(options):
         with tempfile.TemporaryDirectory() as scratch:
             np.save(os.path.join(scratch, "images.npy"), images)
             run_worker(stem, os.path.join(scratch, "images.npy"), temporary, options)
-        for name in manifest["files"]:  # the text side, as it is
-            if not name.startswith(manifest["image"]["prefix"] + "."):
-                shutil.copyfile(os.path.join(options.model_dir, name), os.path.join(temporary, name))
+        others = {name for name in manifest["files"] if not name.startswith(manifest["image"]["prefix"] + ".")}
+        copy_files(options.model_dir, temporary, others - {TRAINED_ON})  # the text side, as it is
+        own = fingerprint(manifest, temporary)
+        copy_files(options.model_dir, temporary, others & {TRAINED_ON})
         write_manifest(temporary, {
-            **manifest, "fingerprint": fingerprint(manifest, temporary), "made_of": manifest["fingerprint"],
+            **manifest, "fingerprint": own, "made_of": manifest["fingerprint"],
             "precision": "int8", "int8": {"kernels": sorted(k for word in options.ops for k in KERNELS[word]),
                                           "algo": options.algo, "images": len(images)}})
         return check(temporary, options)
