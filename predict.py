@@ -143,6 +143,7 @@ def run(options):
     Raises:
         InputError: what is wrong with flags, model or data; not one query can be read.
     """
+    # inside, here and below: --help and wrong flags are answered at once
     from deploy.answers import results, table
     from deploy.data import Data, code_store
     from deploy.index import ExactIndex

@@ -2,7 +2,7 @@
 import functools
 import os
 
-from utils.datasets import Protocol, load_protocol
+from utils.datasets import Protocol, absolute_name, load_protocol
 from utils.datasets.own.shards import gallery as load_gallery
 from utils.errors import InputError
 from utils.picture_loader import PictureLoader
@@ -24,20 +24,19 @@ class Data:
     """
 
     def __init__(self, manifest, name=None, root=None, list_dir=None, split_seed=None, gallery=None):
-        known = manifest.get("dataset") or {}
+        known = manifest["dataset"]
         self.gallery, self.ap = gallery, manifest["recipe"]["ap"]
         if gallery is not None:
             self.root, self.list_dir, self.topk, self.classes = root, None, None, []
             self.request = {"gallery": os.path.realpath(gallery)}
             return
-        if name is not None and name != known.get("name"):
-            known = {"name": name}
+        if name is not None and absolute_name(name) != absolute_name(known["name"]):
+            known = {"name": absolute_name(name), "sizes": {}, "classes": []}
         self.root = root or known.get("root")
         self.list_dir = list_dir or known.get("list_dir")
         seed = known.get("split_seed") if split_seed is None else split_seed
-        self.request = {"dataset": known.get("name"), "split_seed": seed, "sizes": known.get("sizes") or {}}
-        self.topk = known.get("topk")
-        self.classes = known.get("classes") or []
+        self.request = {"dataset": known["name"], "split_seed": seed, "sizes": known["sizes"]}
+        self.topk, self.classes = known.get("topk"), known["classes"]
 
     @property
     def name(self):
@@ -54,8 +53,6 @@ class Data:
             split, classes, notes = load_gallery(self.gallery, self.root)
             none = [split.select([], name) for name in ("train", "query")]
             return Protocol("gallery", *none, split, classes, notes=notes)
-        if not self.request["dataset"]:
-            raise InputError("the model does not say which data set it was made for; give --dataset")
         return load_protocol(self.request["dataset"], root=self.root, seed=self.request["split_seed"],
                              list_dir=self.list_dir, may_draw=False, **self.request["sizes"])
 

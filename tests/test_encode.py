@@ -1,6 +1,7 @@
 """The one way from a split to codes, and from codes to scores: positions, broken items, rows, directions."""
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -136,6 +137,35 @@ def test_code_names():
     assert code_name("djsrh", 16, "text", "bf16", "gallery") == "gallery_text_djsrh_16_bf16.npz"
 
 
+def test_a_refreshed_gallery_keeps_the_finer_half_of_its_codes(split, monkeypatch):
+    """New, changed and gone items: the relaxed codes of a file go with its packed ones."""
+    class Gallery:
+        request, name, root, classes = {"gallery": "here"}, "here", None, []
+        gallery = "here"
+
+        class protocol:
+            classes, notes = ["a", "b", "c"], []
+
+    stamps = {i: f"{i}" for i in range(23)}
+    monkeypatch.setattr(Images, "stamp", lambda self, i: stamps[self.rows[i]], raising=False)
+    monkeypatch.setattr(Images, "root", "here", raising=False)
+    encoder = Projection()
+    store = CodeStore(encoder, Gallery, partial(encode, on_broken="skip", load=LOAD), lambda text: None)
+    Gallery.protocol.database = split.select(range(12))
+    codefile = store.build()
+    codefile.relaxed = encode(encoder, split.select(range(12)), load=LOAD, relaxed=True).codes.astype("float16")
+    assert store.refresh(codefile) is None
+    stamps[4] = "changed"
+    Gallery.protocol.database = split.select([*range(2, 12), 20, 21])
+    encoder.calls.clear()
+    fresh = store.refresh(codefile)
+    assert sum(encoder.calls) == 3 and fresh.ids == Gallery.protocol.database.ids
+    expected = encode(encoder, Gallery.protocol.database, load=LOAD, relaxed=True).codes
+    np.testing.assert_array_equal(fresh.codes, pack(expected))
+    np.testing.assert_allclose(fresh.relaxed, expected, rtol=2e-3, atol=0.1)
+    fresh.check()
+
+
 def test_a_store_says_what_does_not_fit(split, tmp_path):
     class Whole:
         request, name, root, gallery, classes = {"dataset": "toy"}, "toy", None, None, []
@@ -146,7 +176,7 @@ def test_a_store_says_what_does_not_fit(split, tmp_path):
     said, encoder = [], Projection()
 
     def open_store(data=Whole):
-        return CodeStore(encoder, data, lambda *what: encode(*what, on_broken="skip", load=LOAD), said.append)
+        return CodeStore(encoder, data, partial(encode, on_broken="skip", load=LOAD), said.append)
     path = str(tmp_path / open_store().name())
     built = open_store().open(path)
     assert said[0] == "----- Note: a note" and "Encoded 23 database images" in said[1] and path in said[2]

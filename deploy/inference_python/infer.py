@@ -128,6 +128,7 @@ def main(argv):
     if not options.model_dir:
         raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
     quiet()
+    # inside, here and above: --help and wrong flags are answered at once
     from deploy.autolog import since_process_start
     from deploy.data import Data, code_store
     from deploy.engines import open_with

@@ -13,6 +13,7 @@ import numpy as np
 from utils.errors import InputError
 from utils.retrieval.codes import CodeFile
 from utils.retrieval.encode import need_codes
+from utils.retrieval.hamming import pack
 from utils.retrieval.score import modality_tag
 
 
@@ -126,10 +127,10 @@ class CodeStore:
             codefile.meta.update(_stamps(split, modality, set(encoded.positions.tolist())))
         return codefile
 
-    def _encode(self, split, what, modality):
+    def _encode(self, split, what, modality, relaxed=False):
         """``encode`` with a line on its speed and one on broken pictures."""
         start = time.perf_counter()
-        encoded = self.encode(self.encoder, split, modality)
+        encoded = self.encode(self.encoder, split, modality, relaxed=relaxed)
         seconds = time.perf_counter() - start
         self.say(f"----- Encoded {len(encoded.codes)} {what} {modality}s in {seconds:.1f} s "
                  f"({len(encoded.codes) / seconds:.1f} a second)")
@@ -156,9 +157,11 @@ class CodeStore:
         gone = len(set(codefile.ids) - set(split.ids))
         if not todo and not gone and meta["sha256"] == split.sha256():
             return None
-        codes, good = codefile.codes, []
+        codes, relaxed, good = codefile.codes, codefile.relaxed, []
         if todo:
-            fresh, good, _ = self._encode(split.select(todo), "new", modality)
+            fresh, good, _ = self._encode(split.select(todo), "new", modality, relaxed is not None)
+            if relaxed is not None:
+                relaxed, fresh = np.concatenate([relaxed, fresh.astype(relaxed.dtype)]), pack(fresh)
             codes = np.concatenate([codes, fresh])
             for place, i in enumerate(good):
                 kept[todo[i]] = len(codefile.codes) + place
@@ -169,10 +172,10 @@ class CodeStore:
             raise InputError(f"no picture of {self.data.gallery} can be read")
         meta = {**meta, "sha256": split.sha256(), "skipped": len(split) - len(positions), "root": split.images.root,
                 "classes": list(self.data.protocol.classes), **_stamps(split, modality, set(positions))}
-        return CodeFile(codes=codes[[kept[i] for i in positions]], bits=codefile.bits,
-                        ids=[split.ids[i] for i in positions],
+        rows = [kept[i] for i in positions]
+        return CodeFile(codes=codes[rows], bits=codefile.bits, ids=[split.ids[i] for i in positions],
                         labels=None if split.labels is None else split.labels[positions],
-                        fingerprint=codefile.fingerprint, meta=meta)
+                        fingerprint=codefile.fingerprint, meta=meta, relaxed=None if relaxed is None else relaxed[rows])
 
 
 def _words(request):
