@@ -134,12 +134,16 @@ def test_every_key_is_a_name_once():
 def test_every_recipe_loads(path):
     with open(path) as file:
         settings = yaml.safe_load(file)
-    for dataset in settings.pop("datasets", [None]):
+    served = settings.pop("datasets", [])
+    for dataset in [*served, *([] if served and "dataset" not in settings else [None])]:
         recipe, _, _ = resolve("--config", path, *(["--dataset", dataset] if dataset else []))
         assert recipe["method"] == path.split(os.sep)[1] == settings["method"]
-        assert dataset in (None, recipe["dataset"])
-        for key, value in settings.items():
+        wanted = {**settings, "dataset": dataset} if dataset else settings
+        for key, value in wanted.items():
             assert key == "by_bit" or recipe[key] == (float(value) if isinstance(recipe[key], float) else value)
+        protocol = PROTOCOLS.get(recipe["dataset"])
+        assert "topK" not in settings or protocol is None or settings["topK"] != protocol.topk, \
+            "the protocol's topK need not be said"
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -158,7 +162,7 @@ def test_one_recipe_for_several_sets(tmp_path):
     folder = tmp_path / "dhn"
     folder.mkdir()
     (folder / "own.yaml").write_text("datasets: [coco, voc2012]\nmethod: dhn\nepoch: 7\n")
-    (folder / "wiki.yaml").write_text("method: dhn\nepoch: 8\n")
+    (folder / "wiki.yaml").write_text("method: dhn\ndataset: wiki\ndatasets: [wiki, mirflickr]\nepoch: 8\n")
 
     def epochs(dataset, *more):
         recipe, _, _ = parse(["--method", "dhn", "--dataset", dataset, *more], METHODS, find_method, str(tmp_path))
@@ -166,6 +170,8 @@ def test_one_recipe_for_several_sets(tmp_path):
         return recipe["epoch"]
 
     assert [epochs("coco"), epochs("voc2012"), epochs("wiki"), epochs("imagenet")] == [7, 7, 8, RECIPE["epoch"].default]
+    assert epochs("mirflickr") == 8
+    assert parse(["--config", str(folder / "wiki.yaml")], METHODS, find_method, str(tmp_path))[0]["dataset"] == "wiki"
     assert epochs("wiki", "--config", str(folder / "own.yaml")) == 7
     with pytest.raises(InputError, match="--dataset one of coco, voc2012"):
         parse(["--config", str(folder / "own.yaml")], METHODS, find_method, str(tmp_path))
@@ -173,7 +179,7 @@ def test_one_recipe_for_several_sets(tmp_path):
         (folder / "two.yaml").write_text(f"datasets: {served}\n")
         with pytest.raises(InputError, match=f"(own|wiki).yaml and .*two.yaml are both for dataset {served[1:-1]}"):
             parse(["--method", "dhn", "--dataset", "voc2012"], METHODS, find_method, str(tmp_path))
-    for wrong in ("datasets: coco\n", "datasets: []\n", "datasets: [1]\n", "datasets: [coco]\ndataset: coco\n"):
+    for wrong in ("datasets: coco\n", "datasets: []\n", "datasets: [1]\n"):
         (folder / "two.yaml").write_text(wrong)
         with pytest.raises(InputError, match="two.yaml: datasets"):
             parse(["--method", "dhn", "--dataset", "voc2012"], METHODS, find_method, str(tmp_path))

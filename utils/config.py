@@ -154,9 +154,8 @@ def _load_yaml(path):
     if not isinstance(settings, dict):
         raise InputError(f"{path}: expected `key: value` lines")
     served = settings.get("datasets", ["any"])
-    if not isinstance(served, list) or not served or not all(isinstance(name, str) for name in served) \
-            or "datasets" in settings and "dataset" in settings:
-        raise InputError(f"{path}: datasets: expected [name, name, ...] in place of `dataset: name`")
+    if not isinstance(served, list) or not served or not all(isinstance(name, str) for name in served):
+        raise InputError(f"{path}: datasets: expected [name, name, ...]")
     return settings
 
 
@@ -164,7 +163,7 @@ def _read_yaml(path, given):
     """Recipe file -> dict of raw settings; ``by_bit`` and ``datasets`` resolved with what the flags have given."""
     settings = _load_yaml(path)
     served = settings.pop("datasets", None)
-    if served and "dataset" not in given:
+    if served and "dataset" not in settings and "dataset" not in given:
         raise InputError(f"{path} serves several data sets; choose with --dataset one of {', '.join(served)}")
     bit = given.get("bit")
     by_bit = settings.pop("by_bit", None) or {}
@@ -178,7 +177,8 @@ def recipe_files(folder):
     """The recipes in a method's folder.
 
     Returns:
-        dict name -> path: a file's name without its ending, and every data set of a line ``datasets: [a, b]``.
+        dict name -> path: a file's name without its ending, and every data set of a line ``datasets: [a, b]``. (Its line
+        ``dataset`` is the one that is meant where no flag names any.)
 
     Raises:
         InputError: a file that cannot be read; two files for one data set.
@@ -187,7 +187,7 @@ def recipe_files(folder):
     found = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
     for path in paths:
         for dataset in _load_yaml(path).get("datasets", ()):
-            if dataset in found:
+            if found.get(dataset, path) != path:
                 raise InputError(f"{found[dataset]} and {path} are both for dataset {dataset}; keep one of them")
             found[dataset] = path
     return found
