@@ -1,5 +1,17 @@
 """Small checkpoints and exports for the tests of export, inference and prediction; made once a session."""
 import numpy as np
+import paddle
+
+from export_model import export
+from models import METHODS
+from models.build import build_method
+from models.method import DataFacts
+from tests.tiny import spread_codes
+from utils.config import RECIPE
+from utils.datasets import load_protocol
+from utils.text import Vectorizer
+from utils.training.checkpoint import save_checkpoint
+from utils.transforms import preprocess, preprocess_spec
 
 NETWORK = "ViT:patch=16,dim=32,depth=1,heads=4,mlp=2"
 BITS = 20  # not a multiple of 8
@@ -11,21 +23,12 @@ def checkpoint(tmp_path_factory, shapes, name="hashnet", seed=3):
     """(path of a checkpoint with random weights, the method in evaluation mode)."""
     key = name, seed
     if key not in _made:
-        import paddle
-
-        from models import METHODS
-        from models.build import build_method
-        from models.method import DataFacts
-        from utils.config import RECIPE
-        from utils.datasets import load_protocol
-        from utils.text import Vectorizer
-        from utils.training.checkpoint import save_checkpoint
-        from utils.transforms import preprocess_spec
         data_set = load_protocol("shapes", root=str(shapes), **SIZES)
         recipe = {key: setting.default for key, setting in RECIPE.items()}
         recipe.update({key: setting.default for key, setting in METHODS[name].settings.items()})
+        # standardised features: random weights give nearly the same ones to every picture
         recipe.update(method=name, backbone=NETWORK, bit=BITS, pretrained_backbone=False, crop_size=48, resize_size=56,
-                      data_path=str(shapes), topK=0, **SIZES)
+                      freeze_backbone=True, feature_norm="standardize", data_path=str(shapes), topK=0, **SIZES)
         meta = {"recipe": recipe, "epoch": 0, "classes": data_set.classes,
                 "data": {"num_train": 64, "num_classes": len(data_set.classes), "text_dim": None}}
         if "text" in METHODS[name].modalities:
@@ -35,7 +38,8 @@ def checkpoint(tmp_path_factory, shapes, name="hashnet", seed=3):
         paddle.seed(seed)
         method = build_method(recipe, DataFacts(**meta["data"]))
         method.eval()
-        centre(method, data_set, preprocess_spec(56, 48))
+        fit_norm(method, data_set, preprocess_spec(56, 48))
+        spread_codes(method)
         path = tmp_path_factory.mktemp(f"{name}{seed}") / "best.safetensors"
         tensors = {f"model/{key}": value.numpy() for key, value in method.state_dict().items()}
         save_checkpoint(str(path), tensors, {**meta, "fingerprint": method.fingerprint(preprocess_spec(56, 48))})
@@ -43,24 +47,15 @@ def checkpoint(tmp_path_factory, shapes, name="hashnet", seed=3):
     return _made[key]
 
 
-def centre(method, data_set, spec):
-    """Random weights give nearly the same code to every picture; a random plane through the mean makes them differ."""
-    import paddle
-
-    from utils.transforms import preprocess
+def fit_norm(method, data_set, spec):
+    """Fit the normalisation of the features on a few pictures."""
     pictures = np.stack([preprocess(data_set.train.images.read(i), spec) for i in range(16)])
     with paddle.no_grad():
-        features = method.norm(method.backbone_features(paddle.to_tensor(pictures))).numpy()
-    if features.ndim == 2 and hasattr(method, "hash") and method.hash.weight.shape[0] == features.shape[1]:
-        weight = np.random.default_rng(0).standard_normal(method.hash.weight.shape).astype("float32")
-        scale = 1 / np.maximum((features - features.mean(0)).std(), 1e-6)
-        method.hash.weight.set_value(weight * scale)
-        method.hash.bias.set_value(-(features.mean(0) @ (weight * scale)).astype("float32"))
+        method.norm.fit(method.backbone_features(paddle.to_tensor(pictures)).numpy())
 
 
 def exported(tmp_path_factory, shapes, name="hashnet", seed=3):
     """Folder of the exported model of ``checkpoint``."""
-    from export_model import export
     path, _ = checkpoint(tmp_path_factory, shapes, name, seed)
     folder = path.parent / "inference"
     if not folder.exists():
@@ -70,8 +65,6 @@ def exported(tmp_path_factory, shapes, name="hashnet", seed=3):
 
 def pictures(shapes, count=16, split="query"):
     """(Split, preprocessed images float32 [count, 3, 48, 48]) of the shapes set."""
-    from utils.datasets import load_protocol
-    from utils.transforms import preprocess, preprocess_spec
     part = getattr(load_protocol("shapes", root=str(shapes), **SIZES), split)
     return part, np.stack([preprocess(part.images.read(i), preprocess_spec(56, 48)) for i in range(count)])
 

@@ -10,6 +10,7 @@ from deploy.autolog import AutoLogger, Times, since_process_start
 from deploy.index import ExactIndex
 from deploy.inference_python import infer
 from deploy.inference_python.predictor import Predictor
+from models import METHODS
 from tests.exported import BITS, SIZES, checkpoint, exported, one_error_line, pictures
 from utils.datasets import load_protocol
 from utils.errors import InputError
@@ -62,6 +63,25 @@ def test_command_builds_loads_and_measures(run, model, shapes, tmp_path, tmp_pat
     assert "Load code of database" in second.stdout and "Encoded" not in second.stdout
     kept = [line for line in first.stdout.splitlines() if line.startswith(("----- Query", "----- Pred", "----- Found"))]
     assert kept and all(line in second.stdout for line in kept)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_encoded_and_evaluated(name, shapes, tmp_path, capsys, tmp_path_factory):
+    folder = exported(tmp_path_factory, shapes, name)
+    infer.main(["--model-dir", str(folder), "--save-path", str(tmp_path), "--evaluate", "--batch-size", "16",
+                "--threads", "1"])
+    out = capsys.readouterr().out
+    _, method = checkpoint(tmp_path_factory, shapes, name)
+    query, images = pictures(shapes)
+    database, items = pictures(shapes, SIZES["num_database"], "database")
+    with paddle.no_grad():
+        codes = [pack(method.encode(paddle.to_tensor(x)).numpy()) for x in (images, items)]
+    kept = CodeFile.load(str(tmp_path / f"database_{name}_{BITS}.npz"))
+    differ = (unpack(kept.codes, BITS) != unpack(codes[1], BITS)).mean()
+    assert differ < 0.002  # bits next to zero
+    value = evaluate(*codes, query.labels, database.labels, BITS)["mAP"]
+    printed = float(out.split("----- mAP@all: ")[1].split()[0].rstrip(","))
+    assert abs(printed - value) < (1e-6 if not differ else 0.01)
 
 
 def test_first_query_of_the_split_by_default(model, built, shapes, capsys):

@@ -15,6 +15,7 @@ from deploy.engines import open_model
 from deploy.inference_python.predictor import Predictor
 from deploy.model_folder import read_manifest
 from deploy.onnx import convert
+from models import METHODS
 from tests.exported import BITS, exported, one_error_line, pictures
 from utils.errors import InputError
 
@@ -61,7 +62,7 @@ def converter(tmp_path):
 
 
 @needs_packages
-@pytest.mark.parametrize("name", ["hashnet", "djsrh", "wch"])
+@pytest.mark.parametrize("name", METHODS)
 def test_same_bits_and_manifest(name, made, shapes):
     source, target = made(name)
     split, images = pictures(shapes)
@@ -71,7 +72,7 @@ def test_same_bits_and_manifest(name, made, shapes):
     assert found["far_flips"] == 0 and found["near_zero"] < 0.05 * found["codes"] and found["largest"] < 1e-3
     assert (paddle_engine.codes(images)[:3] == other.codes(images[:3])).all()  # another batch size
     assert other.encode(images[:0]).shape == (0, BITS)
-    if name == "djsrh":
+    if "text" in METHODS[name].modalities:
         from utils.text import Vectorizer
         rows = Vectorizer.load(str(target / "vectorizer.json")).transform(split.texts)
         assert difference(paddle_engine.encode_text(rows), other.encode_text(rows))["far_flips"] == 0

@@ -12,20 +12,10 @@ import pytest
 
 from models import METHODS
 from models.method import DataFacts
-from tests.tiny import TinyBackbone, random_batch, tensors
+from tests.tiny import CASES, IDS, TinyBackbone, random_batch, spread_codes, tensors
 from utils.training.distributed import gather, rank
 
-# every registered method with its defaults, and the settings that change what is compared with what
-CASES = [(name, hyper) for name in METHODS for hyper in [{}, *METHODS[name].variants]]
-IDS = ["-".join([name, *(f"{key}={value}" for key, value in hyper.items())]) for name, hyper in CASES]
 BITS, TRAIN, CLASSES, TEXT, BATCH, STEPS = 16, 20, 5, 7, 8, 3
-
-
-def spread_codes(method):
-    """Some codes start so near 0 that all pairs would look alike; no way of starting is part of the contract."""
-    for parameter in method.head_parameters():
-        if parameter.ndim == 2 and float(parameter.std()) < 0.05:
-            parameter.set_value(50 * parameter)
 
 
 def build(name, hyper):

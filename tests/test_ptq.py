@@ -13,6 +13,7 @@ from deploy.differences import difference
 from deploy.inference_python.predictor import Predictor
 from deploy.model_folder import read_manifest
 from deploy.slim import quantize
+from models import METHODS
 from tests import exported as small
 from tests.exported import BITS, one_error_line, pictures
 from utils.errors import InputError
@@ -97,6 +98,16 @@ def test_map_is_near_the_float_models(quantised, run):
     assert "mAP@all: " in done.stdout and "176 images" in done.stdout
     one_error_line(run(COMPARE, "--model-dir", source, "--other-dir", folder, "--exact", "--repeat", 0, ok=None),
                    "gives other bits")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_be_quantised(name, floats, tmp_path, shapes):
+    quantize.quantize(settings(floats(name), tmp_path / "int8", "--images", "24", "--max-flips", "0.2"))
+    _, images = pictures(shapes)
+    first, second = (Predictor(str(folder), threads=1).encode(images) for folder in (floats(name), tmp_path / "int8"))
+    assert difference(first, second)["flips"] < 0.2 * first.size
+    assert read_manifest(str(tmp_path / "int8"))["method"] == name
 
 
 def test_same_calibration_same_fingerprint(floats, quantised, tmp_path, shapes):
