@@ -54,6 +54,8 @@ def test_what_was_added_is_found_by_any_order(tmp_path):
     want = rows_of([keys[i] for i in order])
     assert np.array_equal(found[np.array([3, 3, 30])], want[[3, 3, 30]]) and np.array_equal(found[5], want[5])
     assert np.array_equal(found[4:9], want[4:9]) and np.array_equal(np.asarray(found), want)
+    pairs = np.array([3, 30, 3]), np.array([1, 0, 0])  # of each row the view that was drawn for it
+    assert np.array_equal(found[pairs], want[pairs])
     assert Space(tmp_path, {**ABOUT, "engine": "other"}).missing(keys).tolist() == list(range(50))
 
 

@@ -163,7 +163,10 @@ class Space:
 
 
 class StoredFeatures:
-    """Rows that lie in mapped pieces, like an array: ``features[positions]`` float32 [n, ...], ``len``, ``shape``."""
+    """Rows that lie in mapped pieces, like an array: ``features[positions]`` float32 [n, ...], ``len``, ``shape``.
+
+    ``features[positions, views]`` takes one of the views of each row.
+    """
 
     def __init__(self, places):
         self.places = places
@@ -178,10 +181,11 @@ class StoredFeatures:
         if isinstance(positions, (int, np.integer)):
             rows, row = self.places[positions]
             return rows[row]
-        out = np.empty((len(positions), *self.shape[1:]), "float32")
-        for place, position in zip(out, positions):
+        positions, views = positions if isinstance(positions, tuple) else (positions, None)
+        out = np.empty((len(positions), *self.shape[1 if views is None else 2:]), "float32")
+        for i, position in enumerate(positions):
             rows, row = self.places[position]
-            place[...] = rows[row]
+            out[i] = rows[row] if views is None else rows[row, views[i]]
         return out
 
     def __array__(self, dtype=None, copy=None):
