@@ -17,6 +17,7 @@ from utils.config import RECIPE
 from utils.errors import InputError
 from utils.settings import Setting
 from utils.training import amp, checkpoint
+from utils.transforms import recipe_spec
 
 BITS, TRAIN, CLASSES, TEXT = 16, 12, 5, 7
 every_method = pytest.mark.parametrize("name", NAMES)
@@ -171,7 +172,8 @@ def about(name, variant):
     recipe = {key: setting.default for key, setting in {**RECIPE, **METHODS[name].settings}.items()}
     recipe.update({**METHODS[name].small, **variant, "method": name, "bit": BITS, "backbone": "ConvNet:width=2",
                    "pretrained_backbone": False, "crop_size": 16, "resize_size": 16})
-    return {"recipe": recipe, "data": {"num_train": TRAIN, "num_classes": CLASSES, "text_dim": TEXT}}
+    meta = {"recipe": recipe, "data": {"num_train": TRAIN, "num_classes": CLASSES, "text_dim": TEXT}}
+    return checkpoint.About(meta, recipe_spec(recipe))
 
 
 STATE = {"epoch": 1}
@@ -217,7 +219,7 @@ def test_best_checkpoint_gives_the_same_codes_without_what_training_needed(name,
     loaded, _ = load_method(path)
     image = paddle.randn([4, 3, 16, 16])
     np.testing.assert_array_equal(loaded.encode(image).numpy(), method.encode(image).numpy())
-    preprocess = checkpoint.recipe_spec(meta["recipe"])
+    preprocess = recipe_spec(meta["recipe"])
     assert loaded.fingerprint(preprocess) == meta["fingerprint"] == method.fingerprint(preprocess)
 
 
