@@ -5,10 +5,10 @@
 ``train``: epochs (utils/training/trainer.py); afterwards the network is that of the best checkpoint.
 ``products``: result.json, code files, curves.
 """
+import contextlib
 import dataclasses
 import functools
 import os
-import shutil
 import socket
 import time
 from typing import Any, Optional
@@ -31,6 +31,7 @@ from utils.training.evaluator import Evaluator, describe, save_curves, validatio
 from utils.training.features import FeatureSource
 from utils.training.logger import RunLog, fold
 from utils.training.result import write_result
+from utils.training.run_folder import clean_folder, is_new, keep_old_run, own_folder
 from utils.training.seeding import derive, seed_everything
 from utils.transforms import recipe_spec
 
@@ -52,27 +53,18 @@ def run(recipe, options, source):
     Raises:
         InputError: a user's mistake; nothing has been written then.
     """
-    if is_new(options) and not options["overwrite"] and os.path.exists(
-            os.path.join(options["output_dir"], checkpoint.LATEST)):
-        raise InputError(f"{options['output_dir']} holds a run; go on with --resume {options['output_dir']}/"
-                         f"{checkpoint.LATEST}, start anew with --overwrite, or choose another --output-dir")
+    keep_old_run(options)
     if paddle.get_device().startswith("gpu"):
         paddle.set_flags({"FLAGS_cudnn_deterministic": True})
     with paddle.utils.unique_name.guard():  # optimizer state is stored under parameter names
         job = prepare(recipe, options)
-        log = open_log(job, source)
-        report = job.evaluator() if options["eval"] else train(job, log)
-        if report is not None:
-            for text in describe(report):
-                log.line(*fold(f"{job.protocol.query.name}: {text}"))
-            if is_main():
-                log.line(f"wrote {products(job, report, source)}")
-        log.close()
-
-
-def is_new(options):
-    """True where a training starts; False for --resume and --eval."""
-    return not (options["eval"] or options["resume"])
+        with own_folder(options["output_dir"]), contextlib.closing(open_log(job, source)) as log:
+            report = job.evaluator() if options["eval"] else train(job, log)
+            if report is not None:
+                for text in describe(report):
+                    log.line(*fold(f"{job.protocol.query.name}: {text}"))
+                if is_main():
+                    log.line(f"wrote {products(job, report, source)}")
 
 
 # prepare --------------------------------------------------------------------------------
@@ -276,8 +268,9 @@ def text_features(protocol, recipe, method_class, saved):
 def open_log(job, source):
     """The log of the run folder, with its first lines; from here on files are written."""
     recipe, options, splits = job.recipe, job.options, job.protocol
-    if is_new(options) and is_main():
-        clear_folder(options["output_dir"])
+    if is_main():
+        keep_old_run(options)  # it may have ended since the first look
+        clean_folder(options["output_dir"], is_new(options))
     log = RunLog(options["output_dir"], append=not is_new(options),
                  visualdl=options["visualdl"] and not options["eval"])
     job.features.say = log.line
@@ -290,14 +283,6 @@ def open_log(job, source):
     for note in job.notes:
         log.line(note)
     return log
-
-
-def clear_folder(folder):
-    """Remove the products of an earlier run, so that none of them passes for one of the new run."""
-    for name in (checkpoint.BEST, "result.json", checkpoint.LATEST):
-        if os.path.exists(os.path.join(folder, name)):
-            os.remove(os.path.join(folder, name))
-    shutil.rmtree(os.path.join(folder, "vdl"), ignore_errors=True)
 
 
 def train(job, log):

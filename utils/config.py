@@ -102,7 +102,7 @@ RUN = {
     "eval": Setting(False, "evaluate --pretrained, with its own recipe, and stop"),
     "pretrained": Setting(None, "checkpoint of a whole model: to evaluate, or to start training from", shown="FILE"),
     "resume": Setting(None, "checkpoint to continue exactly, with its own recipe", shown="FILE"),
-    "output_dir": Setting(None, "run folder; default output/<method>_<dataset>_<bit>, or the checkpoint's",
+    "output_dir": Setting(None, "run folder; default output/<method>_<dataset>_<bit>[_seed<seed>], or the checkpoint's",
                           shown="DIR"),
     "stop_epoch": Setting(None, "stop after this many epochs; the schedule ends at --epoch, and --resume goes on",
                           kind=int, low=1),
@@ -351,7 +351,8 @@ def _output_dir(recipe, run, trained_on):
         return os.path.join(os.path.dirname(run["pretrained"]), name)
     if run["resume"]:
         return os.path.dirname(run["resume"]) or "."
-    return os.path.join("output", f"{recipe['method']}_{dataset}_{recipe['bit']}")
+    seed = f"_seed{recipe['seed']}" if recipe["seed"] else ""
+    return os.path.join("output", f"{recipe['method']}_{dataset}_{recipe['bit']}{seed}")
 
 
 def write_recipe(path, recipe):

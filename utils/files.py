@@ -1,6 +1,7 @@
 """Files that matter are written whole or not at all."""
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -65,36 +66,56 @@ def sync_folder(folder):
             os.close(handle)
 
 
+def unfinished(path):
+    """Files that writers of ``path`` have left behind when they were killed (or have not finished yet)."""
+    folder, name = os.path.split(os.path.abspath(path))
+    stem, ending = os.path.splitext(name)
+    return glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(stem)}.*.part{glob.escape(ending)}"))
+
+
 @contextlib.contextmanager
-def owned(path, patience=0.0):
+def owned(path, patience=0.0, advice="try again when it is done"):
     """Hold the lock file ``path`` while the block runs: of all processes (and threads) that ask, one has it.
 
-    The system keeps the lock, not the file's existence: the lock of a process that was killed is free at once, whatever
-    the file says. The file names the owner's host and process, for the message of those who ask in vain; it stays.
+    The system keeps the lock, not the file's existence: the lock of a process of this machine that was killed is free
+    at once, whatever the file says. The file stays; it names the owner's host and process, for the message of those who
+    ask in vain. Not every shared folder carries locks from machine to machine, so an owner on another machine counts
+    until it has ended well, or its file is removed.
 
     Args:
         path: lock file; made when missing, beside what it guards.
         patience: seconds to wait for another owner.
+        advice: what to do where another has it.
 
     Raises:
         InputError: another process has it, or the file cannot be written or locked.
     """
+    here = platform.node() or "this machine"
     path, stop = os.path.abspath(path), time.monotonic() + patience
     try:
         file = open(path, "a+", encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the lock {path}: {error.strerror or error}") from error
     with file:
-        while not _lock(file):
+        while True:
+            free = _lock(file)
+            file.seek(0)
+            owner = file.read(300).strip()
+            elsewhere = free and " on " in owner and owner.rpartition(" on ")[2] != here
+            if free and not elsewhere:
+                break
             if time.monotonic() >= stop:
-                file.seek(0)
-                owner = file.read(300).strip() or "another process"
-                raise InputError(f"{os.path.dirname(path)} is being changed by {owner}; try again when it is done")
+                gone = f"; if that process has ended, remove {path}" if elsewhere else ""
+                raise InputError(f"{os.path.dirname(path)} is being changed by {owner or 'another process'}; "
+                                 f"{advice}{gone}")
             time.sleep(0.01)
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node() or 'this machine'}\n")
+        file.write(f"process {os.getpid()} on {here}\n")
         file.flush()
-        yield
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def _lock(file):

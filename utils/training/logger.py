@@ -13,6 +13,7 @@ from tqdm import tqdm
 from utils.errors import InputError, printable
 from utils.training.distributed import is_main
 
+LOG = "train.log"
 WIDTH = 100  # columns of a line of a training step or an evaluation
 INDENT = " " * len("00:00:00 ")
 EVERY = 30.0  # seconds between two lines of progress
@@ -39,7 +40,7 @@ class RunLog:
             with self._named_errors():
                 os.makedirs(folder, exist_ok=True)
                 # line buffered: what was said is in the file when the process is killed
-                self.file = open(os.path.join(folder, "train.log"), "a" if append else "w", 1, encoding="utf-8")
+                self.file = open(os.path.join(folder, LOG), "a" if append else "w", 1, encoding="utf-8")
             if visualdl:
                 from visualdl import LogWriter  # slow to import, and of no use elsewhere
                 self.scalars = LogWriter(logdir=os.path.join(folder, "vdl"), display_name=os.path.basename(folder))
@@ -51,7 +52,7 @@ class RunLog:
             yield
         except OSError as error:
             self.file = None  # closing would try to write once more
-            raise InputError(f"cannot write {self.folder}/train.log: {error.strerror or error}; free some space or "
+            raise InputError(f"cannot write {self.folder}/{LOG}: {error.strerror or error}; free some space or "
                              "choose another --output-dir") from error
 
     def line(self, text, *more):
@@ -77,6 +78,15 @@ class RunLog:
             if stream:
                 stream.close()
         self.file = self.scalars = None
+
+
+def say_last(folder, *lines):
+    """Last words on a run folder: into its log where there is one, and on stdout."""
+    if _open_log:
+        return _open_log[0].line(*lines)
+    log = RunLog(folder if os.path.isfile(os.path.join(folder, LOG)) else None, append=True)
+    log.line(*lines)
+    log.close()
 
 
 def fold(text, width=WIDTH):
