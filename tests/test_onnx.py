@@ -1,5 +1,6 @@
 """ONNX: the converted model gives the bits of Paddle Inference; faults are one line and leave nothing."""
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -96,6 +97,10 @@ def test_commands(run, shapes, tmp_path, tmp_path_factory):
                      and "Save" not in line])
     assert [line.replace("codes of onnxruntime", "codes of Paddle Inference") for line in said[1]] == said[0]
     assert "codes of onnxruntime" in "".join(said[1])
+    answers = [json.loads(run("predict.py", "--model-dir", folder, "--code-file", tmp_path / "codes" /
+                              f"database_hashnet_{BITS}.npz", "--save-path", tmp_path, "--threads", 1, "--json").stdout)
+               for folder in (source, tmp_path / "onnx")]
+    assert answers[0] == answers[1] and answers[0]["queries"][0]["matches"]
     code = ("import sys; from deploy.engines import open_model; import numpy; "
             f"p = open_model({str(tmp_path / 'onnx')!r}, threads=1); "
             "p.codes(numpy.zeros([1, 3, 48, 48], 'float32')); "
