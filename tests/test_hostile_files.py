@@ -1,7 +1,6 @@
 """Files made to cost memory or time, each read in a child with 500 MB and 2 seconds of CPU: one line, nothing else."""
 import io
 import json
-import os
 import pickle
 import struct
 import subprocess
@@ -11,42 +10,12 @@ import zipfile
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from tests.hostile import outcomes_of
 
-MEMORY, SECONDS = 500 << 20, 2
-
-# forks after the imports, so that the limits are those of reading
-CHILD = """
-import json, os, resource, sys
-from models.backbones.weight_files import read_weights
+READ_BATCH = """
 from utils.datasets.protocols.cifar10 import read_batch
-from utils.errors import InputError
-memory, seconds, *paths = sys.argv[1:]
 def read(path):
-    if path.endswith(".batch"):
-        return read_batch(open(path, "rb").read(), path)
-    return read_weights(path)
-def limited(path):
-    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + int(memory)
-    resource.setrlimit(resource.RLIMIT_AS, (used, used))
-    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 1))   # a fork starts at 0
-    try:
-        read(path)
-    except InputError as error:
-        return "refused: " + str(error)
-    except BaseException as error:
-        return "raised: " + repr(error)[:200]
-    return "read"
-for path in paths:
-    readable, writable = os.pipe()
-    child = os.fork()
-    if not child:
-        os.write(writable, limited(path).encode()[:4000])
-        os._exit(0)
-    os.close(writable)
-    answer = os.fdopen(readable, "rb").read().decode()
-    _, status = os.waitpid(child, 0)
-    print(json.dumps([path, answer or f"killed: status {status}"]), flush=True)
+    return read_batch(open(path, "rb").read(), path)
 """
 
 
@@ -225,19 +194,12 @@ def safetensors(header, data=b""):
 def outcomes(tmp_path_factory):
     """name -> what reading the file in a child came to."""
     folder = tmp_path_factory.mktemp("hostile")
-    files = {**pickles(), **archives()}
-    files.update({f"{name}, as a CIFAR-10 batch": data for name, data in pickles().items()})
-    names = {}
-    for number, (name, data) in enumerate(files.items()):
-        path = str(folder / f"{number}{'.batch' if 'CIFAR' in name else ''}")
-        with open(path, "wb") as file:
-            file.write(data)
-        names[path] = name
-    done = subprocess.run([sys.executable, "-c", CHILD, str(MEMORY), str(SECONDS), *names], cwd=ROOT, text=True,
-                          timeout=600, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    answers = dict(json.loads(line) for line in done.stdout.splitlines())
-    return {name: answers[path] for path, name in names.items()}
-
+    weights = outcomes_of("from models.backbones.weight_files import read_weights as read", {
+        name: (f"{number}.weights", data) for number, (name, data) in enumerate({**pickles(), **archives()}.items())},
+        folder)
+    batches = outcomes_of(READ_BATCH, {f"{name}, as a CIFAR-10 batch": (f"{number}.batch", data)
+                                       for number, (name, data) in enumerate(pickles().items())}, folder)
+    return {**weights, **batches}
 
 
 def test_each_file_is_refused_in_one_line_within_its_limits(outcomes):

@@ -81,7 +81,7 @@ class _Storages(dict):
 
 
 def read_zip(archive):
-    """The tree of an open zip file (array_files.open_zip).
+    """The tree of an open zip file (utils.npz.open_zip).
 
     Raises:
         ValueError: not torch's layout, or sizes that disagree.

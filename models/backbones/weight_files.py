@@ -10,8 +10,9 @@ import zipfile
 import numpy as np
 
 from models.backbones import torch_files
-from models.backbones.array_files import open_zip, plain_numbers, read_npz, read_safetensors
+from models.backbones.array_files import plain_numbers, read_safetensors
 from utils.errors import InputError
+from utils.npz import open_zip, read_entries
 from utils.safe_pickle import Array, is_shape, load
 
 CHOICE = "::"
@@ -41,7 +42,7 @@ def _read_tree(path):
         with open_zip(path) as archive:
             if any(name.endswith("data.pkl") for name in archive.namelist()):
                 return torch_files.read_zip(archive)
-            return read_npz(archive)
+            return read_entries(archive, texts=False)
     if kind == "pickle":
         with open(path, "rb") as file:
             data = file.read()

@@ -60,7 +60,14 @@ def read_list(path, num_classes=None, on_fault=None, form="multihot"):
 
 
 def write_lines(paths, labels):
-    """Text of a list file: paths (list of str) and labels (uint8 [N, C] of 0/1, or None)."""
+    """Text of a list file: paths (list of str) and labels (uint8 [N, C] of 0/1, or None).
+
+    Raises:
+        InputError: a path with a line end in it, or with blanks around it.
+    """
+    bad = next((path for path in paths if path.strip() != path or "\n" in path or "\r" in path), None)
+    if bad is not None:
+        raise InputError(f"an image list cannot hold the path '{bad}': rename the file")
     if labels is None:
         return "".join(f"{path}\n" for path in paths)
     columns = np.full((len(paths), 2 * labels.shape[1]), ord(" "), np.uint8)
@@ -104,10 +111,7 @@ class _Look:
             run = run if self.count is None else min(run, self.count)
         if self.endings and (not run or run != self.count):
             return "", words
-        labels = words[len(words) - run:]
-        for label in reversed(labels):
-            line = line[:-len(label)].rstrip()
-        return line, labels
+        return line.rsplit(None, run)[0] if run else line, words[len(words) - run:]
 
     def parse(self, line):
         """A line without outer blanks -> (path, labels as a string of 0 and 1, or a class number).

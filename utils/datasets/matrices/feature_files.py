@@ -18,12 +18,11 @@ raw_features.mat goes to wiki.py.
 import os
 import re
 
-import numpy as np
-
 from utils.datasets.base import DataSet
 from utils.datasets.matrices import mat
 from utils.datasets.matrices.splits import DRAWN, FIELDS, MASKS, SIZES, TOPK, make_protocol
 from utils.errors import InputError
+from utils.npz import read_npz
 
 ENDINGS = (".npz", ".mat")
 EXTRA = (*MASKS, "ids", "classes")
@@ -83,20 +82,16 @@ def _find(names, field):
 
 
 def _read_npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            names = {field: _find(file.files, field) for field in FIELDS}
-            variables = {field: None if found is None else
-                     tuple(file[part] for part in found) if isinstance(found, tuple) else file[found]
-                     for field, found in names.items()}
-            variables.update({key: file[key] for key in EXTRA if key in file.files})
-            variables["found"] = ", ".join(file.files)
-            return variables
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except Exception as error:  # zipfile, zlib and numpy complain about damaged files in many ways
-        raise InputError(f"{path} is no readable .npz file of plain arrays "
-                         f"({str(error).splitlines()[0][:80]})") from None
+    """Raw variables of an .npz file; only those with a known name are read."""
+    _, there = read_npz(path, ())
+    names = {field: _find(there, field) for field in FIELDS}
+    parts = {field: found if isinstance(found, tuple) else (found,) for field, found in names.items() if found}
+    arrays, _ = read_npz(path, {name for found in parts.values() for name in found} | set(EXTRA))
+    variables = {field: None if found is None else tuple(arrays[part] for part in found) if isinstance(found, tuple)
+                 else arrays[found] for field, found in names.items()}
+    variables.update({key: arrays[key] for key in EXTRA if key in arrays})
+    variables["found"] = ", ".join(there)
+    return variables
 
 
 def _family(path):

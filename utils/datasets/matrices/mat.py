@@ -6,11 +6,17 @@ program wrote under the name ``.mat`` does not, and is taken as it is.
 
 v5 is read with scipy, v7.3 with h5py, both imported on first use.
 """
+import contextlib
+import math
 import os
 
 import numpy as np
 
+from utils import limits
+from utils.datasets.base import ArrayImages
 from utils.errors import InputError
+from utils.images import ImageError
+from utils.npz import check_growth
 
 # where (item, height, width, channel) are in what the reader sees, likeliest first
 V5_PICTURES = ((3, 0, 1, 2), (0, 1, 2, 3), (0, 2, 3, 1))      # [H, W, 3, N], [N, H, W, 3], [N, 3, H, W]
@@ -29,61 +35,79 @@ def is_v73(path):
     return h5py.is_hdf5(path)
 
 
-def _load_v5(path, names):
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+@contextlib.contextmanager
+def _one_line(message):
+    """Turn what scipy and h5py raise on damaged files, nearly any type, into one line that begins with ``message``."""
     try:
-        return loadmat(path, variable_names=names)
-    except (MatReadError, ValueError, TypeError, NotImplementedError, EOFError, OSError, KeyError, IndexError) as error:
-        raise InputError(f"{path} is no readable .mat file, or cut short ({str(error).splitlines()[0][:80]}); "
-                         "fetch it again") from None
+        yield
+    except (InputError, ImportError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise InputError(f"{message} ({reason}); fetch it again") from None
+
+
+def _load_v5(path, name):
+    """One variable of a v5 file."""
+    from scipy.io import loadmat
+    with _one_line(f"{path} is no readable .mat file, or cut short"):
+        return loadmat(path, variable_names=[name])[name]
 
 
 def _open_v73(path):
     import h5py
-    try:
+    with _one_line(f"{path} is no readable v7.3 .mat file, or cut short"):
         return h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path} is no readable v7.3 .mat file, or cut short ({str(error)[:80]}); "
-                         "fetch it again") from None
+
+
+def _dataset(file, name):
+    """A variable of an open v7.3 file. Raises InputError where its numbers lie in other files: such could be any."""
+    import h5py
+    link = file.get(name, getlink=True)
+    value = file[name] if isinstance(link, h5py.HardLink) else None
+    if value is None or isinstance(value, h5py.Dataset) and (value.external or value.is_virtual):
+        raise InputError(f"{file.filename}: variable {name} lies in another file; only files that hold their own "
+                         "numbers are read")
+    if getattr(value, "chunks", None):
+        check_growth(file.filename, math.prod(value.chunks) * value.dtype.itemsize)
+    return value
 
 
 def variables(path):
     """dict name -> shape of a file's variables, in MATLAB's orientation.
 
     Raises:
-        InputError: missing, truncated, or no ``.mat`` file.
+        InputError: missing, truncated, or no ``.mat`` file; a variable that lies in another file.
     """
     if is_v73(path):
-        with _open_v73(path) as file:
+        with _open_v73(path) as file, _one_line(f"{path} is damaged"):
+            found = {name: _dataset(file, name) for name in file}
             return {name: value.shape[::-1] if "MATLAB_class" in value.attrs else value.shape
-                    for name, value in file.items() if hasattr(value, "shape")}
+                    for name, value in found.items() if hasattr(value, "shape")}
     from scipy.io import whosmat
-    from scipy.io.matlab import MatReadError
-    try:
+    with _one_line(f"{path} is no readable .mat file, or cut short"):
         return {name: shape for name, shape, _ in whosmat(path)}
-    except (MatReadError, ValueError, TypeError, NotImplementedError, EOFError, OSError, KeyError, IndexError) as error:
-        raise InputError(f"{path} is no readable .mat file, or cut short ({str(error).splitlines()[0][:80]}); "
-                         "fetch it again") from None
 
 
 def read_matrix(path, name, dtype="float32"):
     """A numeric variable as an array [N, D] (a vector stays [N, 1] or [1, N]), sparse ones filled in.
 
     Raises:
-        InputError: no number array, or a damaged file.
+        InputError: no number array, a damaged file, or an array that is far larger than the file and the limit.
     """
-    try:
+    check_growth(path, math.prod(variables(path).get(name, ())) * np.dtype(dtype).itemsize)
+    with _one_line(f"{path}: variable {name} is no readable array of numbers"):
         if is_v73(path):
             with _open_v73(path) as file:
-                value = file[name]
+                value = _dataset(file, name)
                 array = value.astype(dtype)[()]
                 return np.ascontiguousarray(array.T if "MATLAB_class" in value.attrs else array)
-        array = _load_v5(path, [name])[name]
-        return np.ascontiguousarray(array.toarray() if hasattr(array, "toarray") else array, dtype=dtype)
-    except (TypeError, ValueError, AttributeError, OSError) as error:
-        raise InputError(f"{path}: variable {name} is no readable array of numbers "
-                         f"({str(error).splitlines()[0][:80]})") from None
+        array = _load_v5(path, name)
+        if hasattr(array, "toarray"):
+            array.check_format(full_check=True)  # places outside the matrix would be written to
+            array = array.toarray()
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is told
+            return np.ascontiguousarray(array, dtype=dtype)
 
 
 def read_images(path, name, count=None):
@@ -95,25 +119,28 @@ def read_images(path, name, count=None):
         count: how many there must be (rows of the labels), which settles the axes where shapes are ambiguous.
 
     Raises:
-        InputError: not four axes, no axis of 3 channels, other than uint8, or another number of pictures.
+        InputError: not four axes, no axis of 3 channels, other than uint8, another number of pictures, a damaged file.
     """
-    if is_v73(path):
-        with _open_v73(path) as file:
-            value = file[name]
-            shape, kind = value.shape, value.dtype
+    v73 = is_v73(path)
+    if v73:
+        with _open_v73(path) as file, _one_line(f"{path} is damaged"):
+            value = _dataset(file, name)
+            shape, dtype = value.shape, value.dtype
             layouts = V73_PICTURES if "MATLAB_class" in value.attrs else HDF5_PICTURES
     else:
-        array = _load_v5(path, [name])[name]
-        shape, kind, layouts = array.shape, array.dtype, V5_PICTURES
-    if kind != np.uint8:
-        raise InputError(f"{path}: the pictures in {name} are {kind}, and must be uint8 (0 to 255)")
+        check_growth(path, math.prod(variables(path)[name]))
+        array = _load_v5(path, name)
+        shape, dtype, layouts = array.shape, array.dtype, V5_PICTURES
+    if dtype != np.uint8:
+        raise InputError(f"{path}: the pictures in {name} are {dtype}, and must be uint8 (0 to 255)")
     axes = _picture_axes(shape, count, layouts)
+    if axes and shape[axes[1]] * shape[axes[2]] > limits.limit(limits.PIXELS):
+        raise InputError(f"{path}: pictures of {shape[axes[2]]} x {shape[axes[1]]} pixels in {name} are too large")
     if axes is None:
         raise InputError(f"{path}: {name} has the shape {list(shape)}; expected "
                          f"{'' if count is None else f'{count} '}pictures as height x width x 3 x N")
-    if is_v73(path):
+    if v73:
         return StoredImages(path, name, axes, np.arange(shape[axes[0]]))
-    from utils.datasets.base import ArrayImages
     return ArrayImages(np.transpose(array, axes))
 
 
@@ -140,20 +167,20 @@ class StoredImages:
 
     def _dataset(self):
         if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), _open_v73(self.path)[self.name])
+            self._open = (os.getpid(), _dataset(_open_v73(self.path), self.name))
         return self._open[1]
 
     def read(self, i):
         """uint8 [H, W, 3] RGB, contiguous. Raises ImageError where the file is damaged."""
-        from utils.images import ImageError
         where = [slice(None)] * 4
         where[self.axes[0]] = int(self.rows[i])
         kept = [axis - (axis > self.axes[0]) for axis in self.axes[1:]]
         try:
             return np.ascontiguousarray(np.transpose(self._dataset()[tuple(where)], kept))
-        except OSError as error:
+        except Exception as error:  # h5py complains about damaged files in many ways
+            reason = " ".join(str(error).split())[:60]
             raise ImageError(f"{self.path}: picture {int(self.rows[i])} of {self.name} cannot be read "
-                             f"({str(error)[:60]})") from None
+                             f"({reason})") from None
 
     def size(self, i):
         """(width, height)."""

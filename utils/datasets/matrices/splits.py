@@ -9,6 +9,7 @@ import numpy as np
 from utils.datasets.base import ArrayImages, Protocol, Split
 from utils.datasets.labels import one_hot
 from utils.datasets.seeded import permutation
+from utils.datasets.text_files import whole_text
 from utils.errors import InputError
 
 SIZES = ("num_query", "num_train")
@@ -122,19 +123,12 @@ def _clean(variables, path, labels):
                          f"{', '.join(FIELDS['image'])}; {', '.join(FIELDS['text'])}; "
                          f"found {variables.get('found') or 'nothing'}")
     masks = {key: variables.get(key) for key in MASKS}
-    pairs = [value for value in fields.values() if isinstance(value, tuple)]
-    if pairs:
-        if any(value is not None and not isinstance(value, tuple) for value in fields.values()):
-            raise InputError(f"{path}: some of image, text and label are in two parts and some in one")
-        masks["is_train"] = np.arange(sum(map(len, pairs[0]))) < len(pairs[0][0])
-        for field, value in fields.items():
-            if value is not None and [len(part) for part in value] != [len(part) for part in pairs[0]]:
-                raise InputError(f"{path}: the parts of {field} have {len(value[0])} and {len(value[1])} rows, others "
-                                 f"{len(pairs[0][0])} and {len(pairs[0][1])}")
-            if value is not None and not isinstance(value[0], np.ndarray):
-                raise InputError(f"{path}: pictures in two parts are not supported; store them as one variable "
-                                 "with a mask is_train")
-            fields[field] = None if value is None else np.concatenate(value)
+    for field, value in fields.items():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, np.ndarray) and part.ndim not in (1, 2, 4):
+                raise InputError(f"{path}: {field} has the shape {list(part.shape)}; expected [N], [N, D] or pictures")
+    if any(isinstance(value, tuple) for value in fields.values()):
+        masks["is_train"] = _join_parts(fields, path)
 
     n = _count(fields)
     image, pictures = fields["image"], None
@@ -146,30 +140,70 @@ def _clean(variables, path, labels):
         image, pictures = None, image
         _same_length(len(pictures), n, "image", path)
     text, texts = fields["text"], None
-    if isinstance(text, list) or (text is not None and text.dtype.kind == "U"):
-        text, texts = None, [str(value) for value in np.ravel(text)] if isinstance(text, np.ndarray) else text
+    if isinstance(text, list) or (text is not None and text.dtype.kind in "SU"):
+        text, texts = None, text if isinstance(text, list) else _strings(text, "text", path)
         _same_length(len(texts), n, "text", path)
     for key, mask in masks.items():
         if mask is not None:
-            masks[key] = np.asarray(mask).astype(bool).ravel()
+            mask = np.asarray(mask)
+            if mask.dtype.kind not in "biuf":
+                raise InputError(f"{path}: {key} is {mask.dtype}, and must be a mask of 0 and 1")
+            masks[key] = mask.astype(bool).ravel()
             _same_length(len(masks[key]), n, key, path)
-    ids = variables.get("ids")
-    ids = [f"{row:07d}" for row in range(n)] if ids is None else [str(value) for value in np.ravel(ids)]
-    _same_length(len(ids), n, "ids", path)
-    if len(set(ids)) < n:
-        first = {}
-        again = next(row for row, name in enumerate(ids) if first.setdefault(name, row) != row)
-        raise InputError(f"{path}: the id {ids[again][:60]} is that of row {first[ids[again]]} and of row {again}; "
-                         "every item needs its own")
     label = _labels(fields["label"], n, path, labels)
     classes = variables.get("classes")
     if classes is None:
         classes = [f"class_{i}" for i in range(0 if label is None else label.shape[1])]
-    elif label is not None and len(classes) != label.shape[1]:
-        raise InputError(f"{path} names {len(classes)} classes, but the labels have {label.shape[1]} columns")
+    elif label is not None and np.size(classes) != label.shape[1]:
+        raise InputError(f"{path} names {np.size(classes)} classes, but the labels have {label.shape[1]} columns")
     return {"images": pictures, "features": _matrix(image, n, "image", path), "texts": texts,
-            "text_features": _matrix(text, n, "text", path), "label": label, "ids": ids,
-            "classes": [str(name) for name in classes], **masks}
+            "text_features": _matrix(text, n, "text", path), "label": label,
+            "ids": _ids(variables.get("ids"), n, path), "classes": _strings(classes, "classes", path), **masks}
+
+
+def _join_parts(fields, path):
+    """Join image, text and label that come in two parts each, in place; returns the mask of the training part.
+
+    Raises:
+        InputError: some come in one part, parts of different lengths or shapes.
+    """
+    pairs = [value for value in fields.values() if isinstance(value, tuple)]
+    if any(value is not None and not isinstance(value, tuple) for value in fields.values()):
+        raise InputError(f"{path}: some of image, text and label are in two parts and some in one")
+    for field, value in fields.items():
+        if value is not None and [len(part) for part in value] != [len(part) for part in pairs[0]]:
+            raise InputError(f"{path}: the parts of {field} have {len(value[0])} and {len(value[1])} rows, others "
+                             f"{len(pairs[0][0])} and {len(pairs[0][1])}")
+        if value is not None and not isinstance(value[0], np.ndarray):
+            raise InputError(f"{path}: pictures in two parts are not supported; store them as one variable with a mask "
+                             "is_train")
+        if value is not None and value[0].shape[1:] != value[1].shape[1:]:
+            raise InputError(f"{path}: the parts of {field} have the shapes {list(value[0].shape)} and "
+                             f"{list(value[1].shape)}")
+        fields[field] = None if value is None else np.concatenate(value)
+    return np.arange(sum(map(len, pairs[0]))) < len(pairs[0][0])
+
+
+def _ids(value, n, path):
+    """One string an item, each once; row numbers where the file has none."""
+    if value is None:
+        return [f"{row:07d}" for row in range(n)]
+    ids = _strings(value, "ids", path)
+    _same_length(len(ids), n, "ids", path)
+    first = {}
+    for row, name in enumerate(ids):
+        if first.setdefault(name, row) != row:
+            raise InputError(f"{path}: the id {name[:60]} is that of row {first[name]} and of row {row}; every item "
+                             "needs its own")
+    return ids
+
+
+def _strings(values, what, path):
+    """List of str from an array of text, bytes or numbers. Raises InputError for what no text file can hold."""
+    try:
+        return [whole_text(value.decode() if isinstance(value, bytes) else str(value)) for value in np.ravel(values)]
+    except (ValueError, TypeError, SystemError) as error:  # the last is numpy's word for a code point that is none
+        raise InputError(f"{path}: {what} holds no valid text ({error})") from None
 
 
 def _count(fields):
@@ -197,7 +231,8 @@ def _matrix(value, n, field, path):
     if value.shape[0] != n and value.shape[1] == n:
         value = value.T
     _same_length(value.shape[0], n, field, path)
-    value = np.ascontiguousarray(value, dtype="float32")
+    with np.errstate(over="ignore"):  # too large for float32 is infinity, which is told
+        value = np.ascontiguousarray(value, dtype="float32")
     bad = np.flatnonzero(~np.isfinite(value).all(axis=1))
     if len(bad):
         raise InputError(f"{path}: {len(bad)} rows of {field} hold NaN or infinity, row {bad[0]} first")
@@ -215,6 +250,8 @@ def _labels(value, n, path, form):
         return _label_columns(value, n, path, form)
     value = value.ravel()
     _same_length(len(value), n, "label", path)
+    if value.dtype.kind == "U":
+        value = np.array(_strings(value, "label", path))
     numbers, column = np.unique(value, return_inverse=True)
     if value.dtype.kind == "f" and not np.array_equal(numbers, np.round(numbers)):
         raise InputError(f"{path}: label must be class numbers or 0/1 columns")

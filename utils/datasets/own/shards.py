@@ -48,6 +48,7 @@ from utils.images import decode as images_decode
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 INDEX_FROM = 10_000     # members of a set: fewer are read in a second
+MOST_SHARDS = 1_000_000
 _OPEN_FILES = 256       # shards that stay open in a process
 
 
@@ -196,16 +197,19 @@ def find_shards(path):
 
 def expand_braces(pattern):
     """``a-{08..10}.tar`` -> a-08.tar, a-09.tar, a-10.tar; ``{x,y}`` -> each of them; other braces stay."""
-    parts = []
+    parts, count = [], 1
     for part in re.split(r"(\{[^{}]*\})", pattern):
         bounds = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part)
         if bounds:
             first, last = bounds.groups()
-            if int(last) - int(first) > 10_000_000:
-                raise InputError(f"{pattern} names too many shards")
-            parts.append([f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1)])
+            size = int(last[:18]) - int(first[:18]) + 1
         else:
-            parts.append(part[1:-1].split(",") if part.startswith("{") and "," in part else [part])
+            choices = part[1:-1].split(",") if part.startswith("{") and "," in part else [part]
+            size = len(choices)
+        count *= max(size, 0)
+        if count > MOST_SHARDS or bounds and len(last) > 18:
+            raise InputError(f"{pattern} names too many shards, more than {MOST_SHARDS}")
+        parts.append([f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1)] if bounds else choices)
     return ["".join(choice) for choice in itertools.product(*parts)]
 
 

@@ -3,6 +3,7 @@
 ``tarfile`` reads the headers, in one pass; nothing is unpacked. What it found can be kept in an index file.
 """
 import array
+import contextlib
 import json
 import os
 import re
@@ -10,13 +11,16 @@ import tarfile
 
 import numpy as np
 
+from utils.datasets.labels import MOST_CLASSES
+from utils.datasets.tar_stream import open_tar
+from utils.datasets.text_files import whole_text
 from utils.errors import InputError
 from utils.files import write_npz
 from utils.images import IMAGE_ENDINGS
+from utils.npz import read_npz
 
 _VERSION = 1
 _LARGEST_NOTE = 1 << 20  # bytes of a .cls, .json or .txt
-_MOST_CLASSES = 1 << 20
 _MAGIC = {b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ": "xz -d", b"\x28\xb5\x2f\xfd": "zstd -d"}
 _COLUMNS = {"name_size": np.int32, "offset": np.int64, "size": np.uint32, "label_count": np.int32,
             "label": np.int32, "text_size": np.int32}
@@ -41,7 +45,8 @@ def scan(path, fault):
     """
     items = _Items(path, fault)
     count, last, at = 0, None, -1
-    with _open_tar(path) as tar, open(path, "rb", 0) as file:
+    with contextlib.ExitStack() as stack:
+        tar, file = _open_tar(path, stack), stack.enter_context(open(path, "rb", 0))
         length = os.fstat(file.fileno()).st_size
         while True:
             reason = "there is no end mark"
@@ -69,7 +74,8 @@ def scan(path, fault):
     return items.columns(), count
 
 
-def _open_tar(path):
+def _open_tar(path, stack):
+    """tarfile.TarFile, closed with ``stack``. Raises InputError: no tar, or a compressed one."""
     try:
         with open(path, "rb") as file:
             start = file.read(8)
@@ -77,7 +83,7 @@ def _open_tar(path):
             if start.startswith(magic):
                 raise InputError(f"{path} is compressed, and pictures are read at random places; unpack it first: "
                                  f"{command} {path}")
-        return tarfile.open(path, "r:")
+        return stack.enter_context(open_tar(path))
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except tarfile.TarError as error:
@@ -160,12 +166,12 @@ class _Items:
         for row in range(count):
             note = notes.get(row, {})
             own = bytes(self.names[self.ends[row]:self.ends[row + 1]])
-            names.append(note["id"].encode("utf-8", "surrogateescape") if "id" in note else own)
+            names.append(note["id"].encode("utf-8") if "id" in note else own)
             if "labels" in note:
                 label_count[row] = len(note["labels"])
                 label.extend(values.setdefault(value, len(values)) for value in note["labels"])
             if "text" in note:
-                texts.append(note["text"].encode("utf-8", "surrogatepass"))
+                texts.append(note["text"].encode("utf-8"))
                 text_size[row] = len(texts[-1])
         return {"names": _bytes(b"".join(names)), "name_size": np.array([len(n) for n in names], np.int32),
                 "offset": np.array(self.offset, np.int64), "size": np.array(self.size, np.uint32),
@@ -217,9 +223,9 @@ def _json(data):
         note["labels"] = [_value(value) for value in labels]
     text = found.get("text", found.get("caption"))
     if isinstance(text, str):
-        note["text"] = text
+        note["text"] = whole_text(text)
     if isinstance(found.get("__id__"), str) and found["__id__"]:
-        note["id"] = found["__id__"]
+        note["id"] = whole_text(found["__id__"])
     return note
 
 
@@ -227,9 +233,9 @@ def _value(value):
     """A class number or name. Raises ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
         raise ValueError(f"label {value!r} is no class number or name")
-    if isinstance(value, int) and not 0 <= value < _MOST_CLASSES:
-        raise ValueError(f"class number {value} is not within 0 to {_MOST_CLASSES - 1}")
-    return value
+    if isinstance(value, int) and not 0 <= value < MOST_CLASSES:
+        raise ValueError(f"class number {str(value)[:20]} is not within 0 to {MOST_CLASSES - 1}")
+    return whole_text(value) if isinstance(value, str) else value
 
 
 _NOTES = {"cls": _cls, "json": _json, "txt": _txt}
@@ -245,8 +251,7 @@ def stamp_of(path):
 def read_index(path, stamp):
     """Columns of a shard from its index file; None where there is none that fits the shard's ``stamp``."""
     try:
-        with np.load(f"{path}.index", allow_pickle=False) as file:
-            columns = {name: file[name] for name in file.files}
+        columns, _ = read_npz(f"{path}.index")
         end = columns["offset"].astype(np.uint64) + columns["size"]
         fits = (np.array_equal(columns.pop("stamp"), stamp)
                 and all(columns[name].dtype == dtype and columns[name].ndim == 1 for name, dtype in _COLUMNS.items())

@@ -8,7 +8,7 @@ the class.
 
 The batches are pickles, which could run any code; utils.safe_pickle reads arrays and plain values only.
 """
-import gzip
+import lzma
 import os
 import tarfile
 import zlib
@@ -18,6 +18,7 @@ import numpy as np
 from utils import safe_pickle
 from utils.datasets.base import DATA, ArrayImages, DataSet, Protocol, Split, holds
 from utils.datasets.seeded import permutation
+from utils.datasets.tar_stream import open_tar
 from utils.errors import InputError
 
 DEFAULT_ROOT = os.path.join(DATA, "cifar10")
@@ -28,6 +29,7 @@ BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 PER_CLASS = {"cifar10": (100, 500), "cifar10-1": (100, 500), "cifar10-2": (1000, None)}
 _LARGEST = 64 << 20  # bytes of a batch; the official ones have 31 MB
+_LARGEST_ALL = 512 << 20  # bytes of the whole tar, unpacked; the official one has 186 MB
 
 
 def read_batch(data, name):
@@ -116,16 +118,16 @@ def _from_folder(folder):
 
 def _from_archive(path):
     """dict batch name -> bytes. Nothing is unpacked to disk, so member names cannot lead anywhere."""
-    batches = {}
+    batches, room = {}, _LARGEST_ALL
     try:
-        with tarfile.open(path, "r:*") as tar:
+        with open_tar(path, packed=True, most=_LARGEST) as tar:
             for member in tar:
-                name = os.path.basename(member.name)
+                name, room = os.path.basename(member.name), room - 512 - member.size
+                if room < 0 or member.size > _LARGEST:
+                    raise InputError(f"{path}:{name} is not a CIFAR-10 batch file (too large)")
                 if name in BATCHES and member.isfile():
-                    if member.size > _LARGEST:
-                        raise InputError(f"{path}:{name} is not a CIFAR-10 batch file (too large)")
                     batches[name] = tar.extractfile(member).read()
-    except (OSError, EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, ValueError) as error:
         raise InputError(f"{path} is broken or cut short ({error}); download it again from {URL}") from error
     return batches
 

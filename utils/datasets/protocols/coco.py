@@ -8,13 +8,15 @@ is another draw of the same protocol.
 """
 import json
 import os
+import reprlib
 
 import numpy as np
 
 from utils.datasets.base import DATA, holds, need_folder
 from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_counts
 from utils.datasets.seeded import permutation
-from utils.errors import InputError
+from utils.datasets.text_files import whole_text
+from utils.errors import InputError, printable
 
 FILES = ("instances_train2014.json", "instances_val2014.json")
 IMAGES, QUERY, TRAIN, CATEGORIES, TOPK = 122218, 5000, 10000, 80, 5000
@@ -32,19 +34,34 @@ def read_file(path, folder):
         # outlines are most of the file and not needed: each of their numbers becomes the one object False or True
         with open(path, "rb") as file:
             content = json.load(file, parse_float=bool)
-        names = {row["id"]: row["file_name"] for row in content["images"]}
-        found = {image: set() for image in names}
-        for row in content["annotations"]:
-            found[row["image_id"]].add(row["category_id"])
-        categories = {row["id"]: row["name"] for row in content["categories"]}
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not JSON ({error}); download the annotations again") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    try:
+        names = {_id(row["id"]): _name(row["file_name"]) for row in content["images"]}
+        found = {image: set() for image in names}
+        for row in content["annotations"]:
+            found[_id(row["image_id"])].add(_id(row["category_id"]))
+        categories = {_id(row["id"]): _name(row["name"]) for row in content["categories"]}
+    except KeyError as error:
         raise InputError(f"{path} has not the layout of COCO's instances files ({error} is missing)") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} has not the layout of COCO's instances files ({error})") from error
     order = sorted(names, key=lambda image: names[image])
     return [f"{folder}/{names[image]}" for image in order], [found[image] for image in order], categories
+
+
+def _id(value):
+    if type(value) is not int:  # a fraction has become a bool
+        raise TypeError(f"{reprlib.repr(value)} is no number of an image or category")
+    return value
+
+
+def _name(value):
+    if whole_text(value) != printable(value) or value != value.strip() or not value:
+        raise ValueError(f"'{value[:60]}' is no file name or category")
+    return value
 
 
 def read(root, seed, any_count):
