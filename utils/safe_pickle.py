@@ -6,7 +6,7 @@ numbers, texts, bytes, tuples, lists, dicts and ``Array``; a global name means o
 caller, and every other name is refused. What a file costs is bounded by its own size:
 
 * a length is compared with the bytes that are left before anything is made of it;
-* at most ``MOST_STEPS`` instructions (a network of 1,000 arrays has 40,000);
+* at most ``MOST_STEPS`` instructions (1,000 arrays take some 30,000);
 * what is made anew from texts and bytes is at most four times the file;
 * keys are texts or small integers, so no hash is slow and none collides on purpose.
 """
