@@ -1,0 +1,41 @@
+"""The data pages: each twin shows the commands and layouts of its page, links lead somewhere, values are the code's."""
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+from utils import limits
+from utils.datasets import PROTOCOLS
+
+PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "data").rglob("README.md")
+               if path.with_name("README_cn.md").exists())
+
+
+def blocks(path):
+    """Code blocks, without comments behind commands."""
+    found = re.findall(r"```\n(.*?)```", path.read_text(encoding="utf-8"), re.S)
+    return [re.sub(r" +#.*", "", block) for block in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_twins_have_the_same_blocks_and_values(page):
+    english, chinese = ROOT / page, (ROOT / page).with_name("README_cn.md")
+    assert blocks(english) == blocks(chinese)
+    for pattern in (r"--[a-z-]+", r"\b\d[\d,]*,\d{3}\b", r"`[A-Z_]{8,}`", r"`[a-z_]+\.(?:txt|json|jsonl|mat)`"):
+        one, other = (set(re.findall(pattern, path.read_text(encoding="utf-8"))) for path in (english, chinese))
+        assert one == other, pattern
+
+
+def test_there_are_twins_and_their_links_lead_somewhere():
+    assert len(PAGES) >= 6
+    for page in (ROOT / "data").rglob("README*.md"):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_page_names_every_protocol_and_limit():
+    text = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in text for name in PROTOCOLS)
+    for name, value in limits.DEFAULTS.items():
+        shown = re.search(rf"\| `{name}` \| ([^|]+) \|", text)[1]
+        assert shown in (f"{value:,}", f"{value >> 30} GiB")
