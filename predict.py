@@ -146,8 +146,7 @@ def run(options):
     # inside, here and below: --help and wrong flags are answered at once
     from deploy.answers import results, table
     from deploy.data import Data, code_store
-    from deploy.index import ExactIndex
-    from utils.retrieval.hamming import pack
+    from utils.retrieval.hamming import pack, topk
     check_flags(options)
     encoder = open_encoder(options)
     manifest = encoder.manifest
@@ -171,7 +170,7 @@ def run(options):
     texts = None
     if options.search == "text" and data.protocol.database.texts is not None:
         texts = dict(zip(data.protocol.database.ids, data.protocol.database.texts))
-    distance, position = ExactIndex(codefile).search(pack(queries.relaxed), options.topk)
+    distance, position = topk(pack(queries.relaxed), codefile.codes, options.topk)
     answer["queries"] = results(queries.split.ids, distance, position, codefile, data, texts)
     for query in answer["queries"]:
         print("\n".join(table(query)))

@@ -1,13 +1,9 @@
 """infer.py end to end: query, code file, evaluation, benchmark section, and every mistake as one line."""
-import numpy as np
 import paddle
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from deploy.autolog import AutoLogger, Times, since_process_start
-from deploy.index import ExactIndex
 from deploy.inference_python import infer
 from deploy.inference_python.predictor import Predictor
 from models import METHODS
@@ -15,7 +11,7 @@ from tests.exported import BITS, SIZES, checkpoint, exported, one_error_line, pi
 from utils.datasets import load_protocol
 from utils.errors import InputError
 from utils.retrieval.codes import CodeFile
-from utils.retrieval.hamming import pack, unpack
+from utils.retrieval.hamming import pack, topk, unpack
 from utils.retrieval.metrics import evaluate
 
 INFER = "deploy/inference_python/infer.py"
@@ -89,7 +85,7 @@ def test_first_query_of_the_split_by_default(model, built, shapes, capsys):
     out = capsys.readouterr().out
     query, images = pictures(shapes, 1)
     code = Predictor(str(model), threads=1).codes(images)
-    distance, position = ExactIndex.load(str(built / f"database_hashnet_{BITS}.npz")).search(code, 3)
+    distance, position = topk(code, CodeFile.load(str(built / f"database_hashnet_{BITS}.npz")).codes, 3)
     assert f"Query: {query.ids[0]}\n" in out and f"Predicted Hamm_min: {distance[0, 0]}\n" in out
     database = load_protocol("shapes", root=str(shapes), **SIZES).database
     table = [line.split() for line in out.splitlines() if line[:4].strip().isdigit()]
@@ -192,40 +188,6 @@ def test_rebuild_replaces_codes_of_other_weights(shapes, tmp_path, tmp_path_fact
         infer.main(["--model-dir", str(folder), "--save-path", str(tmp_path), "--rebuild", "--batch-size", "16"])
         codes = CodeFile.load(str(tmp_path / f"database_hashnet_{BITS}.npz"))
         assert codes.fingerprint == Predictor(str(folder), threads=1).fingerprint
-
-
-# index ------------------------------------------------------------------------------------
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 12), st.integers(0, 2**32 - 1))
-def test_exact_index_is_a_stable_sort(bits, items, k, seed):
-    rng = np.random.default_rng(seed)
-    database, query = (pack(rng.standard_normal((n, bits))) for n in (items, 3))
-    index = ExactIndex(CodeFile(codes=database, bits=bits, ids=[str(i) for i in range(items)], fingerprint="a"))
-    distance, position = index.search(query, k)
-    apart = (unpack(query, bits)[:, None] != unpack(database, bits)[None]).sum(2)
-    expected = np.argsort(apart, axis=1, kind="stable")[:, :k]
-    assert (position == expected).all() and (distance == np.take_along_axis(apart, expected, 1)).all()
-
-
-def test_exact_index_add_save_load(tmp_path):
-    rng = np.random.default_rng(0)
-    parts = [CodeFile(codes=pack(rng.standard_normal((n, 12))), bits=12, ids=[f"{n}-{i}" for i in range(n)],
-                      labels=np.eye(n, 3, dtype="uint8"), fingerprint="a") for n in (3, 4)]
-    index = ExactIndex(parts[0])
-    index.add(parts[1])
-    assert len(index) == 7 and index.search(parts[1].codes[:1], 1)[0][0, 0] == 0
-    index.save(str(tmp_path / "index.npz"))
-    again = ExactIndex.load(str(tmp_path / "index.npz"), fingerprint="a")
-    assert again.codefile.ids == index.codefile.ids and (again.codefile.labels == index.codefile.labels).all()
-    with pytest.raises(InputError):
-        ExactIndex.load(str(tmp_path / "index.npz"), fingerprint="b")
-    parts[1].fingerprint = "b"
-    with pytest.raises(InputError, match="of model b"):
-        index.add(parts[1])
-    with pytest.raises(InputError, match="need"):
-        index.search(parts[0].codes[:, :1], 1)
-    with pytest.raises(InputError, match="at least one"):
-        index.search(parts[0].codes, 0)
 
 
 # benchmark section --------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def save_curves(prefix, curves, title=""):
 
 
 # picture grid -------------------------------------------------------------------------------
-def retrieval_grid(path, rows, size=144, title=""):
+def retrieval_grid(path, rows, size=144, title="", headings=("query", "nearest items")):
     """A picture: each row a query and, behind a line, its matches in order, nearest first.
 
     Under a match stand its Hamming distance and caption; its frame is green when it is relevant, red when it is not,
@@ -73,7 +73,7 @@ def retrieval_grid(path, rows, size=144, title=""):
             ``{"item": item, "distance": int, "relevant": True, False or None (or absent), "caption": text or absent}``;
             an item is a picture, uint8 [H, W, 3] RGB, or a text.
         size: side of a picture's cell, pixels.
-        title: above the grid.
+        title: above the grid. headings: above the first column and the others.
 
     Raises:
         InputError: no rows, an item that is neither picture nor text, or a path that cannot be written.
@@ -117,8 +117,8 @@ def retrieval_grid(path, rows, size=144, title=""):
                   (match.get("caption", ""), "#5f6368")])
     bar = left + cell_w + (split - gap) // 2
     canvas[top:height - 14, bar:bar + 1] = 208
-    texts.append((left, top - 20, "query", "#5f6368", 9, "left"))
-    texts.append((left + cell_w + split, top - 20, "nearest items", "#5f6368", 9, "left"))
+    texts.append((left, top - 20, headings[0], "#5f6368", 9, "left"))
+    texts.append((left + cell_w + split, top - 20, headings[1], "#5f6368", 9, "left"))
     if title:
         texts.append((left, 10, _clean(title), INK, 12, "left"))
 

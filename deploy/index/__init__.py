@@ -4,7 +4,6 @@
 What may enter: engines and what one asks of them. No network of a model but through deploy's engines.
 """
 from deploy.index.base import Hits, Index, Where
-from deploy.index.exact import ExactIndex
 from deploy.index.uri import build_index, open_index
 
-__all__ = ["ExactIndex", "Hits", "Index", "Where", "build_index", "open_index"]
+__all__ = ["Hits", "Index", "Where", "build_index", "open_index"]

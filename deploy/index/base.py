@@ -142,6 +142,11 @@ class Index:
         """Yield (positions int64, CodeFile) of all items in their order."""
         raise NotImplementedError
 
+    def codes(self):
+        """Yield (positions int64, packed codes) of all items in their order."""
+        for positions, codefile in self.batches():
+            yield positions, codefile.codes
+
     def __len__(self):
         """Number of items."""
         raise NotImplementedError

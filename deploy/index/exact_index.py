@@ -5,6 +5,8 @@ from deploy.index.base import Hits, Index, few
 from utils.errors import InputError
 from utils.retrieval import hamming
 
+_AT_ONCE = 1 << 16  # rows
+
 
 class ShardIndex(Index):
     """What the engines share that keep their items in a folder of shards: everything but search."""
@@ -29,6 +31,13 @@ class ShardIndex(Index):
 
     def batches(self, size=1 << 16):  # noqa: D102
         return self.view.batches(size)
+
+    def codes(self):  # noqa: D102
+        for part in self.view.parts:
+            for start in range(0, part.shard.rows, _AT_ONCE):
+                codes = part.shard.codes(slice(start, start + _AT_ONCE))
+                live = slice(None) if part.live is None else part.live[start:start + _AT_ONCE]
+                yield part.first + np.arange(start, start + len(codes))[live], codes[live]
 
     def _page(self, count, after, where):
         view, found, wanted = self.view, [np.zeros(0, np.int64)], count

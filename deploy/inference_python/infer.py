@@ -94,16 +94,17 @@ def evaluate_codes(store, databases, map_topk=None):
     return reports, max(codefile.meta["skipped"] for codefile in queries.values())
 
 
-def benchmark(predictor, index, options, item, start_up):
-    """Time the query's three stages again and again; print the report."""
+def benchmark(predictor, database, options, item, start_up):
+    """Time the query's three stages again and again, on the database's words; print the report."""
     from deploy.autolog import AutoLogger
     from utils.images import decode
+    from utils.retrieval.hamming import pack, topk
     spec = predictor.manifest["preprocess"]
     log = AutoLogger(f"{predictor.manifest['method']}_{predictor.bits}", batch_size=1, data_num=options.repeat,
                      input_shape=predictor.manifest["image"]["input"], precision=predictor.precision,
                      device="gpu" if options.use_gpu else "cpu", runtime=predictor.runtime(),
                      extra={"start_up_time(s)": start_up if start_up is None else round(start_up, 3),
-                            "database_items": len(index)})
+                            "database_items": database.shape[1]})
     for call in range(options.warmup + options.repeat):
         if call == options.warmup:
             log.times.calls.clear()
@@ -112,15 +113,9 @@ def benchmark(predictor, index, options, item, start_up):
         log.times.stamp()
         code = predictor.encode(image)
         log.times.stamp()
-        search(index, code, options.topk)
+        topk(pack(code), database, options.topk)
         log.times.end(stamp=True)
     log.report()
-
-
-def search(index, relaxed, k):
-    """Relaxed codes float32 [Q, bits] -> (distance [Q, k], position [Q, k])."""
-    from utils.retrieval.hamming import pack
-    return index.search(pack(relaxed), k)
 
 
 def main(argv):
@@ -132,10 +127,9 @@ def main(argv):
     from deploy.autolog import since_process_start
     from deploy.data import Data, code_store
     from deploy.engines import open_with
-    from deploy.index import ExactIndex
     from deploy.model_folder import check_bits, read_manifest
     from deploy.queries import SKIPPED
-    from utils.retrieval.hamming import pack
+    from utils.retrieval.hamming import pack, prepare, topk
     from utils.retrieval.score import prefix
 
     manifest = read_manifest(options.model_dir)
@@ -152,8 +146,8 @@ def main(argv):
     store = code_store(predictor, data, options.batch_size, options.workers)
     path = options.code_file or os.path.join(options.save_path, store.name())
     codefile = store.open(path, rebuild=options.rebuild)
-    index = ExactIndex(codefile)
-    distance, position = search(index, code, options.topk)
+    database = prepare(codefile.codes)
+    distance, position = topk(pack(code), database, options.topk)
     found = [data.path(codefile.ids[i], codefile.meta.get("root")) for i in position[0]]
     print(f"----- Query: {name}")
     print(f"----- Query code: {pack(code)[0].tobytes().hex()}")
@@ -174,7 +168,7 @@ def main(argv):
                   f"(tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} codes of "
                   f"{predictor.engine}")
     if options.benchmark:
-        benchmark(predictor, index, options, item, start_up)
+        benchmark(predictor, database, options, item, start_up)
     if skipped:
         sys.exit(SKIPPED)
 

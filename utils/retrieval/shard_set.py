@@ -72,7 +72,7 @@ class CodesInfo:
             raise InputError(f"{what} have {other.bits} bits, the collection has {self.bits}: encode with its model")
         if other.fingerprint != self.fingerprint:
             raise InputError(f"{what} were made by another model (fingerprint {other.fingerprint or 'unknown'}, the "
-                             f"collection has {self.fingerprint or 'unknown'}): encode with the model of the collection")
+                             f"collection has {self.fingerprint or 'unknown'}): encode with the collection's model")
         if other.labels != self.labels:
             raise InputError(f"{what} have {other.labels or 'no'} label columns, the collection has "
                              f"{self.labels or 'none'}: bring both to the same classes")
