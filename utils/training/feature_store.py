@@ -214,7 +214,7 @@ def main(argv):
     what = argv[0] if argv else ""
     if what not in WHAT and not {"-h", "--help"} & set(argv):
         raise InputError(f"say what to do: python -m utils.training.feature_store list|clear{nearest(what, WHAT)}")
-    options = read_options(argv[1:] if what in WHAT else argv, "python -m utils.training.feature_store list|clear",
+    options = read_options(argv[1:] if what in WHAT else argv, "-m utils.training.feature_store list|clear",
                            "The features of frozen backbones that runs have kept.", FLAGS)
     if not os.path.isdir(options.feature_cache):
         raise InputError(f"no feature store at {options.feature_cache}; name its folder with --feature-cache")
