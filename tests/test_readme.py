@@ -30,15 +30,21 @@ def commands(path):
     return found
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory, run, shared, shapes):
-    """A clone of the working tree with what the README presumes: an archive, weights, and a folder of images."""
-    folder = tmp_path_factory.mktemp("readme") / "repo"
-    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True)
+def working_tree(folder):
+    """Copy the files of the checkout that git tracks or would track."""
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
+                           check=True)
     for name in filter(None, names.stdout.decode().split("\0")):
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory, run, shared, shapes):
+    """A clone of the working tree with what the README presumes: an archive, weights, and a folder of images."""
+    folder = tmp_path_factory.mktemp("readme") / "repo"
+    working_tree(folder)
     run(shared / "tools" / "make_cifar10.py", "--src", shared / "data" / "cifar10_jpeg.tar.xz", "--train-per-class", 50,
         "--test-per-class", 10, "--out", folder / "data" / "cifar10" / "cifar-10-python.tar.gz")
     shutil.copy(shared / "weights" / "squeezenet1_1_imagenet.npz", folder)
