@@ -13,10 +13,11 @@ import numpy as np
 from utils.errors import InputError
 from utils.retrieval.compiled import blocks, kernel, part_of_kernel, spread
 from utils.retrieval.hamming import check_codes
-from utils.retrieval.rank_kernels import FIRST_HITS, average_precision, is_relevant
+from utils.retrieval.rank_kernels import FIRST_HITS, average_precision, collect
 from utils.retrieval.vectors import GROUP
 
 DEFINITION = "score <relaxed query, code of -1 and +1>, descending, ties by database position"
+_BUCKET = 4096  # items of a bucket, about
 _RUN = 16  # items that an insertion sort is good for
 
 
@@ -92,7 +93,7 @@ def scores(weights, codes, out):
 
 
 @kernel
-def rank_by_score(weights, codes, query_labels, database_labels, cuts, mode, ap):
+def rank_by_score(weights, codes, query, database, query_labels, database_labels, cuts, mode, ap):
     """Average precision of the whole ranking by score, for each query.
 
     Args:
@@ -100,71 +101,101 @@ def rank_by_score(weights, codes, query_labels, database_labels, cuts, mode, ap)
     """
     n = codes.shape[0]
     table = np.empty((codes.shape[1], 256))
-    score, best = np.empty(n), np.empty((2, n))
-    relevant, ranked = np.empty(n, np.uint8), np.zeros((2, n + GROUP), np.uint8)
-    place = np.empty(min(1 << 18, 16 + n // 4), np.int64)
+    keys, found, total = np.empty(n + GROUP, np.uint16), np.empty(1, np.int64), np.empty(1, np.int64)
+    score, relevant = np.empty((3, n)), np.zeros((3, n + GROUP), np.uint8)
+    place = np.empty(n // _BUCKET + 1, np.int64)
     for q in range(weights.shape[0]):
+        found[0] = total[0] = 0
+        collect(query[q], database, query_labels[q], database_labels, 0, n, 8 * codes.shape[1], keys, found, total)
         _fill_table(weights[q], table)
-        total, high, low = 0, -math.inf, math.inf
         for i in range(n):
-            score[i] = _score(table, codes[i])
-            high, low = max(high, score[i]), min(low, score[i])
-            relevant[i] = is_relevant(query_labels[q], database_labels, i)
-            total += relevant[i]
+            score[0, i], relevant[0, i] = _score(table, codes[i]), keys[i] & 1
         depth = n if mode == FIRST_HITS else min(n, cuts[-1])
-        length = _sort(score, high, low, relevant, depth, place, best, ranked)
-        average_precision(ranked[0], length, total, cuts, mode, ap[q])
+        length = _sort(score, relevant, depth, place)
+        average_precision(relevant[2], length, total[0], cuts, mode, ap[q])
 
 
 @part_of_kernel
-def _sort(score, high, low, relevant, depth, place, best, ranked):
-    """Put the items with the best scores into ``best[0]`` and ``ranked[0]``, at least ``depth``; returns how many.
+def _sort(score, relevant, depth, place):
+    """Sort score[0] and with it relevant[0], descending and stable, into score[2] and relevant[2]: at least ``depth``.
 
-    A bucket sort by score; what meets in a bucket is sorted by merging. Both keep the order of equal scores.
+    A bucket sort, and for each bucket another one, whose buckets hold a few items and are sorted by merging: each stays
+    in the nearest caches. score[1] and relevant[1] are room. Returns how many items were sorted.
     """
-    last = place.shape[0] - 1
-    scale = last / (high - low) if high > low else 0.0
-    place[:] = 0
-    for i in range(score.shape[0]):
-        place[int((high - score[i]) * scale)] += 1
-    length, cut = 0, -1
-    while length < depth:
-        cut += 1
-        place[cut], length = length, length + place[cut]
-    for i in range(score.shape[0]):
-        bucket = int((high - score[i]) * scale)
-        if bucket <= cut:
-            best[0, place[bucket]], ranked[0, place[bucket]] = score[i], relevant[i]
-            place[bucket] += 1
+    n = score.shape[1]
+    fine = np.empty(2 * _BUCKET, np.int64)
+    buckets, length = _into_buckets(score[0], relevant[0], n, depth, place, place.shape[0], score[1], relevant[1])
     start = 0
-    for bucket in range(cut + 1):
-        _merge_sort(best, ranked, start, place[bucket])
-        start = place[bucket]
+    for bucket in range(buckets):
+        stop = place[bucket]
+        count = stop - start
+        inner, _ = _into_buckets(score[1, start:stop], relevant[1, start:stop], count, count, fine,
+                                 min(count + 1, fine.shape[0]), score[2, start:stop], relevant[2, start:stop])
+        first = 0
+        for i in range(inner):
+            if fine[i] - first > _RUN:
+                _merge_sort(score[1:, start:stop], relevant[1:, start:stop], first, fine[i])
+            first = fine[i]
+        _insertion_sort(score[2], relevant[2], start, stop)
+        start = stop
     return length
 
 
 @kernel
-def _merge_sort(best, ranked, start, stop):
-    """Sort best[0] and with it ranked[0] from start to stop - 1, descending, stable; best[1], ranked[1] are room."""
+def _into_buckets(score, relevant, count, depth, place, buckets, to_score, to_relevant):
+    """Move the items with the best scores, at least ``depth``, into buckets of equal width, which keep their order.
+
+    Returns:
+        (number of buckets that are needed, number of items in them); ``place`` holds the end of each.
+    """
+    high, low = -math.inf, math.inf
+    for i in range(count):
+        high, low = max(high, score[i]), min(low, score[i])
+    scale = (buckets - 1) / (high - low) if high > low else 0.0
+    for b in range(buckets):
+        place[b] = 0
+    for i in range(count):
+        place[int((high - score[i]) * scale)] += 1
+    needed, length = 0, 0
+    while length < depth:
+        place[needed], length = length, length + place[needed]
+        needed += 1
+    for i in range(count):
+        b = int((high - score[i]) * scale)
+        if b < needed:
+            to_score[place[b]], to_relevant[place[b]] = score[i], relevant[i]
+            place[b] += 1
+    return needed, length
+
+
+@kernel
+def _insertion_sort(score, relevant, start, stop):
+    """Sort from start to stop - 1, descending and stable, where nothing is far from its place."""
+    for i in range(start + 1, stop):
+        value, mark, j = score[i], relevant[i], i
+        while j > start and score[j - 1] < value:
+            score[j], relevant[j] = score[j - 1], relevant[j - 1]
+            j -= 1
+        score[j], relevant[j] = value, mark
+
+
+@kernel
+def _merge_sort(score, relevant, start, stop):
+    """Sort score[1] and with it relevant[1] from start to stop - 1, descending and stable; the first rows are room."""
     for first in range(start, stop, _RUN):
-        for i in range(first + 1, min(first + _RUN, stop)):
-            score, relevant, j = best[0, i], ranked[0, i], i
-            while j > first and best[0, j - 1] < score:
-                best[0, j], ranked[0, j] = best[0, j - 1], ranked[0, j - 1]
-                j -= 1
-            best[0, j], ranked[0, j] = score, relevant
+        _insertion_sort(score[1], relevant[1], first, min(first + _RUN, stop))
     width = _RUN
     while width < stop - start:
         for first in range(start, stop, 2 * width):
             middle, end = min(first + width, stop), min(first + 2 * width, stop)
             i, j = first, middle
             for t in range(first, end):
-                if j == end or i < middle and best[0, i] >= best[0, j]:
-                    best[1, t], ranked[1, t] = best[0, i], ranked[0, i]
+                if j == end or i < middle and score[1, i] >= score[1, j]:
+                    score[0, t], relevant[0, t] = score[1, i], relevant[1, i]
                     i += 1
                 else:
-                    best[1, t], ranked[1, t] = best[0, j], ranked[0, j]
+                    score[0, t], relevant[0, t] = score[1, j], relevant[1, j]
                     j += 1
         for t in range(start, stop):
-            best[0, t], ranked[0, t] = best[1, t], ranked[1, t]
+            score[1, t], relevant[1, t] = score[0, t], relevant[0, t]
         width *= 2

@@ -232,10 +232,10 @@ def _chunks(data, bits, cuts, mode, ranks, whole=False):
 
 def _asymmetric(weights, database, data, rows, cuts, mode):
     """Average precision of the asymmetric ranking of a chunk of the queries, float64 [q, len(cuts)]."""
-    labels, database_labels = data[2][rows], data[3]
+    query, words, labels, database_labels = data[0][rows], data[1], data[2][rows], data[3]
     codes, ap = np.ascontiguousarray(database), np.zeros((len(weights), len(cuts)))
-    spread(lambda part: rank_by_score(weights[part], codes, labels[part], database_labels, cuts, mode, ap[part]),
-           blocks(len(weights)))
+    spread(lambda part: rank_by_score(weights[part], codes, query[part], words, labels[part], database_labels, cuts,
+                                      mode, ap[part]), blocks(len(weights)))
     return ap
 
 

@@ -53,14 +53,14 @@ def rank(query, database, query_labels, database_labels, cuts, mode, ranks, whol
                                                               depth, wanted, counts, keys[q - first])
         for start in range(0, n, _TILE):
             for q in range(first, last):
-                _collect(query[q], database, query_labels[q], database_labels, start, min(start + _TILE, n),
+                collect(query[q], database, query_labels[q], database_labels, start, min(start + _TILE, n),
                          limits[q - first], keys[q - first], found[q - first:], total[q:])
         for q in range(first, last):
             i = q - first
             hits = _count(keys[i], found[i], counts, items[q], relevant[q])
             if found[i] < depth or hits < min(wanted, total[q]):  # the sample was mistaken
                 found[i] = total[q] = 0
-                _collect(query[q], database, query_labels[q], database_labels, 0, n, farthest, keys[i], found[i:],
+                collect(query[q], database, query_labels[q], database_labels, 0, n, farthest, keys[i], found[i:],
                          total[q:])
                 _count(keys[i], found[i], counts, items[q], relevant[q])
             _sort(keys[i], found[i], items[q], ranked)
@@ -92,7 +92,7 @@ def _limit(code, database, labels, database_labels, depth, wanted, counts, keys)
 
 
 @kernel
-def _collect(code, database, labels, database_labels, start, stop, limit, keys, found, total):
+def collect(code, database, labels, database_labels, start, stop, limit, keys, found, total):
     """Append the keys of the items start .. stop - 1 that lie within the limit, in the order of their positions.
 
     Args:
