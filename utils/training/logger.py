@@ -135,7 +135,7 @@ def _lines_of_progress(iterable, total, text):
     began = said = time.monotonic()
     for done, item in enumerate(iterable):
         now = time.monotonic()
-        if now - said >= EVERY:
+        if done and now - said >= EVERY:
             said = now
             line = f"{text}: {100 * done // max(total, 1)} %, {duration((now - began) * (total - done) / done)} left"
             if _open_log:
