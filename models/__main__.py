@@ -71,12 +71,11 @@ def show():
 
 def new(argv):
     """NAME [--dir DIR]: write the skeleton, say how to go on."""
-    if not argv or argv[0].startswith("-"):
-        raise InputError("the name of the method is missing: python -m models new NAME [--dir DIR]")
-    options = read_options(argv[1:], "-m models new NAME", "A method that works, to start from.",
-                           {"dir": Setting(None, "folder for it; default this project", shown="DIR")})
-    file, recipe = write_skeleton(argv[0], options.dir)
-    method = file if options.dir else argv[0]
+    options = read_options(argv, "-m models new", "A method that works, to start from.",
+                           {"dir": Setting(None, "folder for it; default this project", shown="DIR")},
+                           {"name": Setting(None, "of the method, such as my_hash")})
+    file, recipe = write_skeleton(options.name, options.dir)
+    method = file if options.dir else options.name
     print(f"wrote {file} and {recipe}; try it:\npython main_single_gpu.py --method {method} --dataset shapes --bit 16")
 
 

@@ -108,7 +108,8 @@ def test_checkpoint_decides_what_it_was_made_with():
 
 
 def test_evaluation_on_other_data_forgets_what_belonged_to_the_training_data():
-    made = {**resolve("--method", "hashnet", "--num-train", "64", "--data-path", "here")[0], "topK": 7}
+    made = {**resolve("--method", "hashnet", "--num-train", "64", "--dataset", "shapes", "--data-path", "here")[0],
+            "topK": 7}
 
     def evaluate(*more):
         return resolve("--eval", "--pretrained", "runs/a/best.safetensors", *more, base=lambda path: made)

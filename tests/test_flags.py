@@ -72,13 +72,14 @@ def test_a_flag_does_what_the_table_says(row, name, command):
             with pytest.raises(InputError, match="--pretrained" if row.here == "eval" else "x"):
                 resolve(command, [name, text] + (["--eval"] if row.here == "pretrained" else []), method)
             return
-        values, lines = resolve(command, [name, text], method)
+        known = ["--dataset", "shapes"] if row.here == "data_path" and command in TRAIN else []
+        values, lines = resolve(command, [*known, name, text], method)
         if row.here in ("method", "dataset") and command in TRAIN:  # they choose another recipe file
             assert values[row.here] == text
         else:
             assert values == expected
         assert not lines
-        assert resolve(command, [f"{name}={text}"], method)[0] == values
+        assert resolve(command, [*known, f"{name}={text}"], method)[0] == values
     elif row.answer == NO_EFFECT:
         values, lines = resolve(command, [name, "7"], method)
         assert values == plain and lines == [f"note: {name} has no effect here: {row.why}"]
@@ -160,6 +161,37 @@ def test_the_answer_names_the_flag_that_was_typed(run, flag):
         one_line(done, f"{flag} True: this machine or this Paddle has no GPU")
 
 
+# --data-path without --dataset -----------------------------------------------------------------------------------------
+def test_a_folder_says_what_it_holds_or_a_data_set_is_asked_for(run, shapes, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.docx").write_bytes(b"x")
+    for folder, words in ((tmp_path / "letters", "no data set is recognised there"), (tmp_path / "gone", "not exist")):
+        for command in TRAIN:
+            one_line(run(command, "--data-path", folder, "--output-dir", tmp_path / "out", ok=False),
+                     f"--data-path {folder}", words, "--dataset")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.docx", "letters"]
+    values, lines = resolve(TRAIN[0], ["--root", str(shapes)])
+    assert values["dataset"] == "shapes" and not lines  # it is the default
+    (tmp_path / "coco" / "train2014").mkdir(parents=True)
+    values, lines = resolve(TRAIN[0], ["--bit", "48", "--data-path", str(tmp_path / "coco")])
+    assert lines == [f"note: --data-path {tmp_path / 'coco'} holds dataset coco; --dataset names another"]
+    assert values["dataset"] == "coco" and values["seed"] == 200  # the recipe of that set, with its seed for the length
+
+
+def test_the_data_set_of_a_recipe_or_checkpoint_is_not_guessed(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("method: dhn\ndataset: coco\n")
+    values, lines = resolve(TRAIN[0], ["--data-path", str(tmp_path), "--config", str(recipe)], method=None)
+    assert values["dataset"] == "coco" and not lines
+
+
+def test_paths_are_stored_absolute(tmp_path, monkeypatch):
+    (tmp_path / "pics").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe, run, _ = engine.resolve(["--dataset", "pics"])
+    assert recipe["dataset"] == str(tmp_path / "pics") and run["output_dir"] == "output/hashnet_pics_64"
+
+
 # spellings ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("argv", [["--TOPK", "7"], ["--topk=7"], ["-o", "topK=7"], ["--topk", "'7'"], ['--topK="7"'],
                                   ["--topk", "9", "--topK", "7"]])
@@ -223,6 +255,12 @@ def test_a_command_of_its_own():
     assert command_line(["--Save_Dir=a=b"]).words == ["--save-dir=a=b"]
     with pytest.raises(InputError, match="did you mean --save-dir"):
         read_options(["--savedir", "x"], "some.py", "Some command.", table)
+    words = {"what": Setting(None, "the job", choices=("list", "clear"))}
+    assert vars(read_options(["clear", "--images=3"], "some.py", "", table, words))["what"] == "clear"
+    for argv, said in (([], "what is missing"), (["--images", "3", "list"], "what is missing"),
+                       (["cler"], "did you mean clear"), (["list", "more"], "unknown argument more")):
+        with pytest.raises(InputError, match=said):
+            read_options(argv, "some.py", "", table, words)
 
 
 # help ---------------------------------------------------------------------------------------------------------------
@@ -247,8 +285,9 @@ def test_help_shows_every_flag_with_default_and_choices_in_a_screen_and_a_half(m
 
 
 @pytest.mark.parametrize("command", [*TRAIN, EXPORT, PREDICT, "deploy/inference_python/infer.py", "deploy/compare.py",
-                                     "deploy/onnx/convert.py", "deploy/slim/quantize.py"])
+                                     "deploy/onnx/convert.py", "deploy/slim/quantize.py",
+                                     "-m models new", "-m utils.training.feature_store"])
 def test_help_of_every_command(run, command):
-    done = run(command, "--help")
-    assert done.stdout.startswith("usage: python ") and "--bit" in done.stdout or "--model-dir" in done.stdout
+    done = run(*command.split(), "--help")
+    assert done.stdout.startswith("usage: python ") and re.search(r"^  --[a-z-]+ ", done.stdout, re.M)
     assert "error" not in done.stderr

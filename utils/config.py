@@ -6,6 +6,7 @@ import re
 import yaml
 
 from utils import augmentation
+from utils.datasets import absolute_name, recognise
 from utils.datasets.labels import FORMS
 from utils.errors import InputError
 from utils.files import write_text
@@ -30,21 +31,21 @@ def _device(value):
 
 
 DATA = {
-    "dataset": Setting("shapes", "a name (python -m utils.datasets list), or your own: a folder of pictures, a "
-                       "manifest (.csv, .jsonl), an image list (.txt), shards (.tar), features (.npz, .mat)",
+    "dataset": Setting("shapes", "name (python -m utils.datasets list), folder of pictures, manifest (.csv .jsonl), "
+                       "image list (.txt), shards (.tar), features (.npz .mat)",
                        spelled=DATA_SETS),
     "data_path": Setting(None, "folder of the images or of the official archive", shown="DIR"),
     "list_dir": Setting(None, "folder with train/query(test)/database lists, instead of data/<dataset>", shown="DIR"),
     **{key: Setting(None, "of the splits, where free", kind=int, low=1)
        for key in ("num_train", "num_query", "num_database", "train_per_class", "query_per_class")},
     "skip_broken": Setting(None, "leave unreadable ones out", kind=bool),
-    "labels": Setting("auto", "of your own: class numbers or 0/1 columns", choices=FORMS),
     "split_seed": Setting(0, "seed of the split", low=0),
+    "labels": Setting("auto", "of your own: class numbers or 0/1 columns", choices=FORMS),
     "resize_size": Setting(256, "shorter side before crop", low=8),
     "crop_size": Setting(224, "input of the network", low=8),
     "decode": Setting("full", "reduced: large JPEGs at a smaller size, other codes", choices=("full", "reduced")),
     **augmentation.SETTINGS,
-    "text_kind": Setting("tfidf", "features of texts", choices=("tfidf", "bow")),
+    "text_kind": Setting("tfidf", "of texts", choices=("tfidf", "bow")),
     "text_limit": Setting(2000, "most frequent words kept", low=1),
 }
 
@@ -56,8 +57,8 @@ MODEL = {
     "pretrained_backbone": Setting(True, "ImageNet weights, downloaded unless --backbone-weights; --no-pretrained: "
                                    "random", off=("no_pretrained",)),
     "freeze_backbone": Setting(False, "train the head only"),
-    "feature_dropout": Setting(False, "leave a frozen network's dropout on in training"),
     "cache_features": Setting(True, "of a frozen backbone"),
+    "feature_dropout": Setting(False, "leave a frozen network's dropout on in training"),
     "precision": Setting("fp32", "of frozen features; auto: bf16 where a sample allows it",
                          choices=("fp32", "bf16", "auto")),
     "cached_views": Setting(0, "frozen backbone: augmented views drawn of each image, once; 0 = anew each epoch",
@@ -84,7 +85,7 @@ TRAINING = {
     "head_lr_mult": Setting(10.0, "of rates above backbone", low=0),
     "amp": Setting("none", "backbone in 16 bits (GPU); the losses stay in float32", choices=("none", "bf16", "fp16")),
     "drop_last": Setting(False, "no incomplete batch"),
-    "seed": Setting(0, "weights, order, augmentation", low=0),
+    "seed": Setting(0, "weights, order, views", low=0),
 }
 
 EVALUATION = {
@@ -112,11 +113,9 @@ RUN = {
     "log_step": Setting(10, "steps between log lines", low=1),
     "curves": Setting(False, "PR, P@N, training curves"),
     "visualdl": Setting(True, "scalars in <output_dir>/vdl"),
-    "feature_cache": Setting("auto", "folder that keeps frozen features between runs; auto: feature_store beside the "
-                             "run folder; none"),
-    "nprocs": Setting(None, "main_multi_gpu.py: processes; default all GPUs, or 2 on a CPU", kind=int, low=1),
-    "port": Setting(None, "main_multi_gpu.py: first port for the ranks; default any free one", kind=int, low=1,
-                    high=65535),
+    "feature_cache": Setting("auto", "folder of kept frozen features; auto: feature_store beside the run; none"),
+    "nprocs": Setting(None, "ranks; default all GPUs, or 2", kind=int, low=1),
+    "port": Setting(None, "first port of the ranks", kind=int, low=1, high=65535),
 }
 
 RECIPE = {**DATA, **MODEL, **TRAINING, **EVALUATION}  # what decides the result; written beside every result
@@ -267,6 +266,10 @@ def parse(argv, methods, find_method, recipe_dir="configs", base=None, command="
     values = {**given.values, **own.values}
     if "method" in values:
         values["method"] = method.name
+    if not checkpoint:
+        values.update(_recognised(values, given.typed, run["config"]))
+    if values.get("dataset"):
+        values["dataset"] = absolute_name(values["dataset"])  # the same data from every folder
     settings, source = _settings(values, run, made, checkpoint, method, recipe_dir, methods)
     recipe = {key: setting.default for table in (RECIPE, method.settings) for key, setting in table.items()}
     recipe.update({key: value for key, value in {**settings, **values}.items()
@@ -309,6 +312,23 @@ def _find_method(given, made, checkpoint, config, find_method):
     if method.defined_in and made.get("method_sha256") not in (None, method.source_sha256):
         note(f"{method.defined_in} is another file than the one that {checkpoint} was made with")
     return method
+
+
+def _recognised(values, typed, config):
+    """dict with the ``dataset`` that a ``--data-path`` without one holds; empty where nothing is to be recognised.
+
+    Raises:
+        InputError: it cannot be told. Nothing is drawn into a folder that may be the user's.
+    """
+    if not values.get("data_path") or values.get("dataset") or config and "dataset" in _load_yaml(config):
+        return {}
+    found = recognise(values["data_path"])
+    if found is None:
+        what = "no data set is recognised there" if os.path.exists(values["data_path"]) else "it does not exist"
+        raise InputError(f"{typed['data_path']}: {what}; name one with --dataset (python -m utils.datasets list)")
+    if found != RECIPE["dataset"].default:
+        note(f"{typed['data_path']} holds dataset {found}; --dataset names another")
+    return {"dataset": found}
 
 
 def _settings(given, run, made, checkpoint, method, recipe_dir, methods):

@@ -142,26 +142,39 @@ class Flags:
             raise InputError(f"unknown argument {line.typed.get(flag, flag)}{hint}; --help lists the flags")
 
 
-def read_options(argv, command, description, settings):
+def read_options(argv, command, description, settings, words=None):
     """The whole command line of a command: every setting as an attribute, given or default.
 
     Args:
         argv: its words.
         command: file name of the command.
         description: one line for ``--help``.
-        settings: dict name -> Setting.
+        settings: dict name -> Setting of its flags.
+        words: dict name -> Setting of what stands in front of the flags and must be there, as ``list`` in
+            ``python -m something list --flag``.
 
     Raises:
-        InputError: unknown flag or value, each with the nearest valid one.
+        InputError: unknown flag or value, each with the nearest valid one; a word that is missing.
     """
+    words = words or {}
     flags = Flags(command, {"flags:": settings})
+    if any(word in HELP for word in argv):
+        more = "".join(f" {name.upper()}: {setting.help}, {setting.expected()}." for name, setting in words.items())
+        show_help(" ".join([command, *map(str.upper, words)]), description + more, flags.groups)
+    values = {}
+    for name, setting in words.items():
+        if not argv or argv[0].startswith("-"):
+            raise InputError(f"{name} is missing ({setting.help}: {setting.expected()}); --help says more")
+        try:
+            values[name] = setting.convert(argv[0])
+        except ValueError as error:
+            raise InputError(f"{name} = {argv[0]!r}, expected {error}") from None
+        argv = argv[1:]
     given = flags.read(command_line(argv))
-    if given.help:
-        show_help(command, description, flags.groups)
     flags.need_all_known(given.rest)
     defaults = {key: None if setting.default is None else setting.convert(setting.default)
                 for key, setting in settings.items()}
-    return types.SimpleNamespace(**{**defaults, **given.values})
+    return types.SimpleNamespace(**{**defaults, **given.values, **values})
 
 
 def command_line(argv):

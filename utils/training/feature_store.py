@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 from utils.errors import InputError, run_main
 from utils.files import atomic_path
 from utils.flags import read_options
-from utils.settings import Setting, nearest
+from utils.settings import Setting
 
 DEFAULT = os.path.join("output", "feature_store")
 ABOUT = "space.json"
@@ -205,17 +205,11 @@ def spaces(folder):
             yield path, text, len(files), sum(map(os.path.getsize, files))
 
 
-WHAT = ("list", "clear")
-FLAGS = {"feature_cache": Setting(DEFAULT, "folder of the store", shown="DIR")}
-
-
 def main(argv):
     """List the spaces of a store, or remove them."""
-    what = argv[0] if argv else ""
-    if what not in WHAT and not {"-h", "--help"} & set(argv):
-        raise InputError(f"say what to do: python -m utils.training.feature_store list|clear{nearest(what, WHAT)}")
-    options = read_options(argv[1:] if what in WHAT else argv, "-m utils.training.feature_store list|clear",
-                           "The features of frozen backbones that runs have kept.", FLAGS)
+    options = read_options(argv, "-m utils.training.feature_store", "Features of frozen backbones that runs have kept.",
+                           {"feature_cache": Setting(DEFAULT, "folder of the store")},
+                           {"what": Setting(None, "what to do with them", choices=("list", "clear"))})
     if not os.path.isdir(options.feature_cache):
         raise InputError(f"no feature store at {options.feature_cache}; name its folder with --feature-cache")
     total = 0
@@ -223,9 +217,9 @@ def main(argv):
         total += size
         print(f"{path}: {about.get('backbone')}, {about.get('features')}, {about.get('engine')}, {files} files, "
               f"{size / 1e6:.1f} MB")
-        if what == "clear":
+        if options.what == "clear":
             shutil.rmtree(path)
-    print(f"{total / 1e6:.1f} MB " + ("removed" if what == "clear" else "in all"))
+    print(f"{total / 1e6:.1f} MB " + ("removed" if options.what == "clear" else "in all"))
 
 
 if __name__ == "__main__":
