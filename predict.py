@@ -12,7 +12,7 @@ import json
 import os
 import sys
 
-from utils.errors import InputError, run_main
+from utils.errors import InputError, run_main, say
 from utils.flags import quiet, read_options
 from utils.peer_flags import DATA_SETS
 from utils.settings import Setting
@@ -88,7 +88,7 @@ def _open(options):
     from utils.training.checkpoint import find_checkpoint
     path = find_checkpoint(options.pretrained)
     if path != options.pretrained:
-        print(f"----- Checkpoint: {path}")
+        say(f"----- Checkpoint: {path}")
     encoder = checkpoint_encoder(path, options.use_gpu, options.threads)
     check_bits(encoder.manifest, options.bit, path)
     return encoder
@@ -118,7 +118,6 @@ def has_display():
 def main(argv):
     options = parse(argv)
     quiet()
-    sys.stdout.reconfigure(errors="surrogateescape")  # file names that are no UTF-8 are printed as they are
     if options.json:
         with stdout_to_stderr():
             answer = run(options)
@@ -165,7 +164,7 @@ def run(options):
               "precision": encoder.precision, "search": options.search, "code_file": path,
               "database_items": len(codefile), "grid": None, "queries": [], "skipped": []}
     if queries is None:
-        print(f"----- {len(codefile)} items of {options.gallery} can be searched: --code-file {path} --img PICTURE")
+        say(f"----- {len(codefile)} items of {options.gallery} can be searched: --code-file {path} --img PICTURE")
         return answer
     texts = None
     if options.search == "text" and data.protocol.database.texts is not None:
@@ -173,18 +172,19 @@ def run(options):
     distance, position = topk(pack(queries.relaxed), codefile.codes, options.topk)
     answer["queries"] = results(queries.split.ids, distance, position, codefile, data, texts)
     for query in answer["queries"]:
-        print("\n".join(table(query)))
-    print(f"----- Predicted Hamm_min: {distance[0, 0]}")
-    print(f"----- Found matched picture: {answer['queries'][0]['matches'][0]['path']}")
+        for line in table(query):
+            say(line)
+    say(f"----- Predicted Hamm_min: {distance[0, 0]}")
+    say(f"----- Found matched picture: {answer['queries'][0]['matches'][0]['path']}")
     answer["skipped"] = [{"query": name, "reason": reason} for name, reason in queries.skipped]
     for name, reason in queries.skipped:
-        print(f"----- Skipped query {name}: {reason}")
+        say(f"----- Skipped query {name}: {reason}")
     if queries.skipped:
-        print(f"----- {len(queries.skipped)} of {len(queries.skipped) + len(queries.split)} queries were skipped")
+        say(f"----- {len(queries.skipped)} of {len(queries.skipped) + len(queries.split)} queries were skipped")
     grid = options.save_path if as_file else os.path.join(folder, "matches.png")
     if draw(grid, queries.shown(SHOWN, manifest["preprocess"]), answer["queries"], codefile, data):
         answer["grid"] = grid
-        print(f"----- Save picture grid in: {grid}")
+        say(f"----- Save picture grid in: {grid}")
     if options.show:
         show(answer["grid"])
     return answer
@@ -253,7 +253,7 @@ def draw(path, shown, queries, codefile, data):
                 picture = match["id"]
                 faults.append(error)
             except InputError as error:
-                print(f"----- No picture grid: {error}")
+                say(f"----- No picture grid: {error}")
                 return False
             relevant = None if labels is None else bool((labels & codefile.labels[match["position"]]).any())
             matches.append({"item": picture, "distance": match["distance"], "relevant": relevant,
@@ -261,7 +261,7 @@ def draw(path, shown, queries, codefile, data):
         rows.append({"query": item, "caption": "" if isinstance(item, str) else os.path.basename(query["query"]),
                      "matches": matches})
     if not drawn:
-        print(f"----- No picture grid: {faults[0]}")
+        say(f"----- No picture grid: {faults[0]}")
         return False
     retrieval_grid(path, rows)
     return True
@@ -282,9 +282,9 @@ def query_labels(data):
 def show(grid):
     """Open the grid in the system's picture viewer, or say why not."""
     if grid is None:
-        print("----- Nothing to show: there is no picture grid")
+        say("----- Nothing to show: there is no picture grid")
     elif not has_display():
-        print(f"----- No display to show it on; the picture grid is in {grid}")
+        say(f"----- No display to show it on; the picture grid is in {grid}")
     else:
         from PIL import Image
         Image.open(grid).show()

@@ -46,3 +46,19 @@ def test_every_command_escapes_names(tmp_path, run):
     for text in (done.stdout, listed.stdout, gone.stderr):
         assert "\x1b" not in text and "\u202e" not in text and "\x07" not in text
     assert gone.stderr.count("\n") == 1
+
+
+def test_a_search_shows_hostile_names_escaped(tmp_path, run, shapes, tmp_path_factory):
+    """The matches of predict.py: in the table, and as JSON that other programs read."""
+    from tests.exported import exported
+    model, gallery = exported(tmp_path_factory, shapes), tmp_path / "pics"
+    gallery.mkdir()
+    for number, name in enumerate((HOSTILE.encode(), b"caf\xe9.jpg", b"c.jpg")):
+        with open(os.fsencode(gallery) + b"/" + name, "wb") as file:
+            Image.new("RGB", (40, 30), (number * 90, 60, 30)).save(file, "JPEG")
+    ask = ["predict.py", "--model-dir", model, "--gallery", gallery, "--img", gallery / "c.jpg", "--save-path",
+           tmp_path / "out"]
+    shown = run(*ask).stdout
+    assert ESCAPED in shown and r"caf\xe9.jpg" in shown and "\x1b" not in shown and "\u202e" not in shown
+    matches = json.loads(run(*ask, "--json").stdout)["queries"][0]["matches"]
+    assert {match["id"] for match in matches} == {HOSTILE, os.fsdecode(b"caf\xe9.jpg"), "c.jpg"}

@@ -21,6 +21,11 @@ def printable(text):
     return _UNSEEN.sub(escaped, str(text))
 
 
+def say(text):
+    """Print one line that may hold a foreign name."""
+    print(printable(text))
+
+
 class InputError(Exception):
     """What is wrong, where, and what to do, in one line. Raised for anything a user can mend."""
 
@@ -35,6 +40,9 @@ def run_main(main, argv=None):
         main: callable that takes a list of command-line arguments.
         argv: arguments without the program's name; ``sys.argv[1:]`` if None.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # JSON may hold halves of characters, too: \udcff is how JSON writes them
+            stream.reconfigure(errors="backslashreplace")
     try:
         main(sys.argv[1:] if argv is None else argv)
     except InputError as error:

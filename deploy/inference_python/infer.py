@@ -8,7 +8,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from utils.errors import InputError, run_main  # noqa: E402
+from utils.errors import InputError, run_main, say  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
 from utils.peer_flags import DATA_SETS  # noqa: E402
 from utils.settings import ALL, Setting  # noqa: E402  (needs the path above)
@@ -88,7 +88,7 @@ def evaluate_codes(store, databases, map_topk=None):
     topk = data.topk if map_topk is None else map_topk
     note = trained_on.note(trained_on.compare(*store.encoder.trained_on, data.protocol))
     if note:
-        print(f"----- Note: {note}")
+        say(f"----- Note: {note}")
     queries = {modality: store.build("query", modality) for modality in databases}
     reports = score(queries, databases, data.protocol.topk if topk is None else topk, data.ap)
     return reports, max(codefile.meta["skipped"] for codefile in queries.values())
@@ -139,8 +139,8 @@ def main(argv):
     start = time.perf_counter()
     predictor = open_with(options)
     start_up = since_process_start()
-    print(f"----- Load model from {options.model_dir}: {manifest['method']}, {manifest['bits']} bits, "
-          f"{predictor.precision}, fingerprint {predictor.fingerprint} ({time.perf_counter() - start:.2f} s)")
+    say(f"----- Load model from {options.model_dir}: {manifest['method']}, {manifest['bits']} bits, "
+        f"{predictor.precision}, fingerprint {predictor.fingerprint} ({time.perf_counter() - start:.2f} s)")
     code = predictor.encode(model_input(predictor, item))
 
     store = code_store(predictor, data, options.batch_size, options.workers)
@@ -149,13 +149,13 @@ def main(argv):
     database = prepare(codefile.codes)
     distance, position = topk(pack(code), database, options.topk)
     found = [data.path(codefile.ids[i], codefile.meta.get("root")) for i in position[0]]
-    print(f"----- Query: {name}")
-    print(f"----- Query code: {pack(code)[0].tobytes().hex()}")
-    print(f"----- Predicted Hamm_min: {distance[0, 0]}")
-    print(f"----- Found matched picture: {found[0]}")
+    say(f"----- Query: {name}")
+    say(f"----- Query code: {pack(code)[0].tobytes().hex()}")
+    say(f"----- Predicted Hamm_min: {distance[0, 0]}")
+    say(f"----- Found matched picture: {found[0]}")
     if options.topk > 1:
         for rank, (apart, match) in enumerate(zip(distance[0], found), 1):
-            print(f"{rank:>4} {apart:>4}  {match}")
+            say(f"{rank:>4} {apart:>4}  {match}")
     skipped = 0
     if options.evaluate:
         databases = {"image": codefile}
@@ -164,9 +164,9 @@ def main(argv):
                                            options.rebuild)
         reports, skipped = evaluate_codes(store, databases, options.map_topk)
         for direction, report in reports.items():
-            print(f"----- {prefix(direction)}{report['definition']['name']}: {report['mAP']:.6f} "
-                  f"(tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} codes of "
-                  f"{predictor.engine}")
+            say(f"----- {prefix(direction)}{report['definition']['name']}: {report['mAP']:.6f} "
+                f"(tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} codes of "
+                f"{predictor.engine}")
     if options.benchmark:
         benchmark(predictor, database, options, item, start_up)
     if skipped:

@@ -5,7 +5,7 @@ import os
 import re
 
 from utils.datasets import lists
-from utils.datasets.base import Request, need_items
+from utils.datasets.base import Request, is_hidden, need_items
 from utils.datasets.labels import FORMS
 from utils.datasets.matrices import feature_files
 from utils.datasets.own import folders, shards, splits
@@ -129,7 +129,7 @@ def recognise(path):
     if shards.names_shards(path) or lists.find_lists(path) or folders.any_picture(path):
         return absolute_name(path)
     features = [os.path.join(path, name) for name in sorted(os.listdir(path))
-                if name.lower().endswith(feature_files.ENDINGS)]
+                if name.lower().endswith(feature_files.ENDINGS) and not is_hidden(name)]
     return absolute_name(features[0]) if len(features) == 1 else None
 
 

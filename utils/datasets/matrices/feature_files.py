@@ -18,7 +18,7 @@ raw_features.mat goes to wiki.py.
 import os
 import re
 
-from utils.datasets.base import DataSet
+from utils.datasets.base import DataSet, is_hidden
 from utils.datasets.matrices import mat
 from utils.datasets.matrices.splits import DRAWN, FIELDS, MASKS, SIZES, TOPK, make_protocol
 from utils.errors import InputError
@@ -107,7 +107,8 @@ def mat_files(folder):
 
 
 def _mat_files(folder):
-    return [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.lower().endswith(".mat")]
+    return [os.path.join(folder, name) for name in sorted(os.listdir(folder))
+            if name.lower().endswith(".mat") and not is_hidden(name)]
 
 
 def _read_mats(path):
