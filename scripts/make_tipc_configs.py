@@ -14,44 +14,71 @@ from utils.errors import InputError, run_main  # noqa: E402  (needs the path abo
 
 FOLDER = os.path.join(ROOT, "test_tipc", "configs")
 
-# The order is the convention: readers go by line numbers. {lite} and {whole} are what stands for both lite modes and
-# for whole_train_whole_infer. `--use-gpu` of training: the first device of the list that the machine has.
+# The order is the convention: readers go by line numbers. Lines 1 to 51 are those of PaddlePaddle's template script.
+# What is said of a mode is said in lines 7 and 9 only, for the template asks for no other; so the lite data and recipe
+# stand in the command. `auto`: a GPU if there is one, else the CPU. whole_infer of the template exports what its
+# lite_train_lite_infer has left (it knows one folder for all configs).
 TRAIN = """\
 ===========================train_params===========================
 model_name:{name}
 python:python
 gpu_list:{setups}
---use-gpu:{devices}
+--use-gpu:auto
+{autocast}
 --epoch:{epoch}
 --output-dir:null
 --batch-size:{batch}
 --pretrained:null
 train_model_name:best.safetensors
---data-path:{data}
---config:{recipe}
+train_infer_img_dir:{lite_image}
+null:null
+##
 trainer:{trainer}
-{train}
-{single}
+{trainer}:{program} {lite_task}
+pact_train:null
+fpgm_train:null
+distill_train:null
+null:null
+null:null
+##
 ===========================eval_params===========================
-eval:{evaluation}
+eval:{program} --eval
+null:null
 ##
 ===========================infer_params===========================
 --save-inference-dir:null
 --pretrained:null
-norm_export:export_model.py --method {method} --bit {bit}{graphs}
-infer_export:export_model.py --method {method} --bit {bit}{graphs}
-infer_model:null
-##
+norm_export:export_model.py {model}{graphs}
+quant_export:null
+fpgm_export:null
+distill_export:null
+export1:null
+export2:null
+inference_dir:null
+infer_model:{lite_run}/best.safetensors
+infer_export:export_model.py {model}{graphs}
+infer_quant:False
+inference:deploy/inference_python/infer.py --bit {bit} --evaluate True --rebuild True
+--use-gpu:True|False
+--use-mkldnn:False
+--cpu-threads:null
+--batch-size:1
+--use-trt:False
+--precision:fp32
+--model-dir:null
+--img-path:{lite_image}
+--save-log-path:null
+--benchmark:True
+--save-path:{lite_run}
 """
 
-INFER = """\
-inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
---use-gpu:True|False
---batch-size:1
---model-dir:null
---img-path:{image}
---save-path:null
---benchmark:True
+# Read by name, and by our scripts alone: what other modes than the lite one train and ask for.
+WHOLE = """\
+===========================whole_params===========================
+whole_train:{program} {task}
+--data-path:{whole}
+--img-path:{whole}/images/q000000.jpg
+single_train:{single}
 """
 
 BENCHMARK = """\
@@ -84,25 +111,110 @@ compare:deploy/compare.py --evaluate True --mkldnn True --max-flips 0.1 --max-dr
 --other-dir:null
 """
 
-CONVERTED_INFER = """\
-inference:deploy/inference_python/infer.py --bit {bit} --evaluate True
+# The same for PaddleClas's script: it takes the values of lines 7 and 9 as they stand, looks for the training log in
+# <run folder>/<model>, infers in the folder deploy, and its whole_infer quantises (what its lite run has left).
+PADDLECLAS = """\
+===========================train_params===========================
+model_name:{name}
+python:python
+gpu_list:0
+--use-gpu:auto
+null:null
+--epoch:null
+null:null
+--batch-size:16
+--pretrained:null
+train_model_name:best.safetensors
+null:null
+--output-dir:{clas_run}/{name}
+##
+trainer:norm_train
+norm_train:{program} {lite_task}
+pact_train:null
+fpgm_train:null
+distill_train:null
+to_static_train:null
+null:null
+##
+===========================eval_params===========================
+eval:{program} --eval
+null:null
+##
+===========================infer_params===========================
+--save-inference-dir:null
+--pretrained:null
+norm_export:export_model.py {model} --format pdmodel
+quant_export:null
+fpgm_export:null
+distill_export:null
+kl_quant:deploy/slim/quantize.py --images 64 --model-dir {clas_run} --save-dir output/quant_post_static_model
+export2:null
+null:null
+infer_model:output
+infer_export:null
+infer_quant:False
+inference:inference_python/infer.py --bit {bit} --evaluate True --rebuild True --data-path ../{lite}
+--use-gpu:True|False
+--use-mkldnn:False
+--cpu-threads:null
 --batch-size:1
---img-path:{image}
---save-path:null
+--use-trt:False
+--precision:fp32
+--model-dir:null
+--img-path:../{lite_image}
+--save-log-path:null
+--benchmark:True
+--save-path:../{clas_run}
+"""
+
+# The same for the script of paddle_hashnet: 32 lines.
+PADDLE_HASHNET = """\
+===========================train_params===========================
+model_name:{name}
+python:python
+gpu_list:0
+--use-gpu:auto
+--epoch:{epoch}
+--output-dir:./output/
+--batch-size:{batch}
+--pretrained:null
+train_model_name:best.safetensors
+--data-path:{lite}
+##
+trainer:norm_train
+norm_train:{program} {lite_task}
+##
+===========================eval_params===========================
+eval:{program} --eval
+##
+===========================infer_params===========================
+--save-inference-dir:{hashnet_run}/inference
+--pretrained:
+norm_export:export_model.py {model}
+##
+null:{hashnet_run}/best.safetensors
+infer_export:export_model.py {model}
+##
+inference:deploy/inference_python/infer.py --bit {bit} --evaluate True --rebuild True --save-path {hashnet_run}
+--use-gpu:True|False
+--batch-size:1
+--model-dir:null
+--img-path:{lite_image}
 --benchmark:True
 """
 
 # file: (text, what differs from the base chain's values)
 CHAINS = {
-    "train_infer_python": (TRAIN + INFER + BENCHMARK, {}),
+    "train_infer_python": (TRAIN + BENCHMARK + WHOLE, {}),
+    "train_infer_python_paddleclas": (PADDLECLAS, {}),
+    "train_infer_python_paddle_hashnet": (PADDLE_HASHNET, {}),
     # two ranks on this machine; two nodes of one rank each; one rank, whose losses must be theirs
     "train_linux_gpu_fleet_normal_infer_python": (
-        TRAIN + INFER, {"setups": "0,1|127.0.0.1,127.0.0.1;0", "train": "norm_train:main_multi_gpu.py {task}",
-                        "single": "single_train:main_single_gpu.py {task}", "evaluation": "main_multi_gpu.py --eval"}),
-    "train_amp_infer_python": (
-        TRAIN + INFER, {"trainer": "amp_bf16|amp_fp16", "train": "amp_train:main_single_gpu.py {task}"}),
-    "paddle2onnx_infer_python": (TRAIN + ONNX + CONVERTED_INFER, {}),
-    "ptq_infer_python": (TRAIN + PTQ + CONVERTED_INFER, {"graphs": " --format pdmodel"}),  # the form that Paddle quantises
+        TRAIN + WHOLE, {"setups": "0,1|127.0.0.1,127.0.0.1;0", "program": "main_multi_gpu.py",
+                        "single": "main_single_gpu.py {lite_task}"}),
+    "train_amp_infer_python": (TRAIN + WHOLE, {"trainer": "amp_train", "autocast": "--amp:bf16|fp16"}),
+    "paddle2onnx_infer_python": (TRAIN + ONNX + WHOLE, {}),
+    "ptq_infer_python": (TRAIN + PTQ + WHOLE, {"graphs": " --format pdmodel"}),  # the form that Paddle quantises
 }
 
 LITE_RECIPE = """\
@@ -125,27 +237,25 @@ head_lr_mult: 1
 drop_last: true
 """
 
-def by_mode(lite, whole=None):
-    """The `mode=value|mode=value` form of a line."""
-    values = [("lite_train_lite_infer", lite), ("lite_train_whole_infer", lite)]
-    if whole is not None:
-        values.append(("whole_train_whole_infer", whole))
-    return "|".join(f"{mode}={value}" for mode, value in values)
-
 
 def config(chain, method, bit):
     """Text of test_tipc/configs/<method>_<bit>/<chain>.txt."""
     text, different = CHAINS[chain]
-    query = "data/shapes/tipc/{}/images/q000000.jpg"
+    name, lite, whole = f"{method}_{bit}", "data/shapes/tipc/lite", "data/shapes/tipc/whole"
+    task = f"--method {method} --bit {bit} --dataset shapes"
     values = {
-        "name": f"{method}_{bit}", "method": method, "bit": bit, "graphs": "", "setups": "0", "devices": "True|False",
-        "epoch": by_mode(2), "batch": by_mode(16), "data": by_mode("data/shapes/tipc/lite", "data/shapes/tipc/whole"),
-        "recipe": by_mode(f"test_tipc/configs/lite/{method}.yaml"), "trainer": "norm_train",
-        "train": "norm_train:main_single_gpu.py {task}", "single": "##", "evaluation": "main_single_gpu.py --eval",
-        "image": f"lite_train_lite_infer={query.format('lite')}|lite_train_whole_infer={query.format('whole')}|"
-                 f"whole_train_whole_infer={query.format('whole')}|whole_infer={query.format('whole')}", **different}
-    for key in ("train", "single"):
-        values[key] = values[key].format(task=f"--method {method} --bit {bit} --dataset shapes")
+        "name": name, "bit": bit, "model": f"--method {method} --bit {bit}", "graphs": "", "setups": "0",
+        "autocast": "null:null", "epoch": "lite_train_lite_infer=2|lite_train_whole_infer=2",
+        "batch": "lite_train_lite_infer=16|lite_train_whole_infer=16", "trainer": "norm_train",
+        "program": "main_single_gpu.py", "single": "null", "lite": lite, "whole": whole,
+        "lite_image": f"{lite}/images/q000000.jpg",
+        "lite_task": f"{task} --data-path {lite} --config test_tipc/configs/lite/{method}.yaml",
+        "task": f"{task} --data-path {whole}",
+        # where the scripts of others keep their run
+        "lite_run": "./test_tipc/output/norm_train_gpus_0_autocast_null",
+        "clas_run": f"test_tipc/output/{name}/lite_train_lite_infer/norm_train_gpus_0_autocast_null_nodes_1",
+        "hashnet_run": f"./log/{name}/lite_train_lite_infer/norm_train_gpus_0", **different}
+    values["single"] = values["single"].format(**values)
     return text.format(**values)
 
 

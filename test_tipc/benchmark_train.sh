@@ -20,21 +20,9 @@ read_arguments "$1" "$2"
 [ "$mode" = benchmark_train ] || fail "the mode of $0 is benchmark_train, not $mode"
 parse_train_lines
 
-# section KEY: the value of a line after the heading train_benchmark_params.
-section() {
-    local line inside=
-    for line in "${lines[@]}"; do
-        case $line in
-            *train_benchmark_params*) inside=yes ;;
-            ===*) inside= ;;
-            "$1":*) [ -z "$inside" ] || func_parser_value "$line" ;;
-        esac
-    done
-}
-
-IFS='|' read -ra batches <<<"$(section batch_size)"
-IFS='|' read -ra precisions <<<"$(section fp_items)"
-epoch=$(section epoch)
+IFS='|' read -ra batches <<<"$(section train_benchmark_params batch_size)"
+IFS='|' read -ra precisions <<<"$(section train_benchmark_params fp_items)"
+epoch=$(section train_benchmark_params epoch)
 [ -n "$epoch" ] || fail "$1 has no section train_benchmark_params with an epoch"
 devices=1
 if [ -n "${3:-}" ]; then
@@ -44,7 +32,7 @@ if [ -n "${3:-}" ]; then
     precisions=("${BASH_REMATCH[2]/null/fp32}")
     devices=${BASH_REMATCH[3]}
 fi
-IFS=';' read -ra flags <<<"$(section flags)"
+IFS=';' read -ra flags <<<"$(section train_benchmark_params flags)"
 for flag in ${flags[@]+"${flags[@]}"}; do
     # shellcheck disable=SC2163  # the name and the value are in it
     [ "$flag" = null ] || export "$flag"
@@ -57,7 +45,7 @@ choose_device
 processes=SingleP
 if [ "$devices" -gt 1 ]; then
     processes=MultiP
-    train_command=("${train_command[@]/main_single_gpu.py/main_multi_gpu.py}" --nprocs "$devices")
+    whole_command=("${whole_command[@]/main_single_gpu.py/main_multi_gpu.py}" --nprocs "$devices")
 fi
 for batch in "${batches[@]}"; do
     for precision in "${precisions[@]}"; do
@@ -67,7 +55,7 @@ for batch in "${batches[@]}"; do
         [ "$precision" = fp32 ] || amp=$precision
         tag=_bs${batch}_${precision}_N1C$devices
         # every step has its line; the method's own recipe on the lite data
-        run_step "train$tag" "$logs/train_log/${name}_log" "line avg_batch_cost" "$python" "${train_command[@]}" \
+        run_step "train$tag" "$logs/train_log/${name}_log" "line avg_batch_cost" "$python" "${whole_command[@]}" \
             --data-path data/shapes/tipc/lite --epoch "$epoch" --batch-size "$batch" --log-step 1 --amp "$amp" \
             --output-dir "$out/train$tag" "$train_device_key" "$device" &&
             run_step "speed$tag" "$out/speed$tag.log" "file $logs/index/${name}_speed" "$python" test_tipc/analysis.py \

@@ -5,7 +5,7 @@
 #
 #   . test_tipc/common_func.sh
 #   read_arguments "$@"        # CONFIG MODE -> mode, lines, model_name, python, chain, out, log
-#   parse_train_lines          # lines 1 to 24 of a config that trains or exports
+#   parse_train_lines          # lines 1 to 51 of a config, and its block whole_params
 #   start_output               # an empty $out
 #   train_and_eval             # steps train and eval; sets checkpoint, to nothing if there is none
 #   export_checkpoint && run_step STEP LOG EVIDENCE COMMAND...      # step export: $out/inference
@@ -127,28 +127,62 @@ read_arguments() {
     esac
 }
 
-# The conventional places of the conventional keys (line numbers from 0). parameters become the words of training that
-# have a value in this mode.
+# section HEADING KEY: the value of KEY in the block whose heading holds HEADING.
+section() {
+    local line inside=
+    for line in "${lines[@]}"; do
+        case $line in
+            ===*"$1"*) inside=yes ;;
+            ===*) inside= ;;
+            "$2":*) [ -z "$inside" ] || func_parser_value "$line" ;;
+        esac
+    done
+}
+
+# The conventional places of the conventional keys (line numbers from 0; the order is that of PaddlePaddle's template)
+# and what the mode chooses: train_command, parameters (words of training that have a value in this mode), image, data
+# (words for infer.py after training on the small set, when it is asked about the whole one).
 # shellcheck disable=SC2034
 parse_train_lines() {
-    if [ "${#lines[@]}" -lt 24 ] || [ "$(func_parser_key "${lines[12]}")" != trainer ]; then
-        fail "$model_name: trainer is expected in line 13 of the config, and 24 lines or more"
+    if [ "${#lines[@]}" -lt 51 ] || [ "$(func_parser_key "${lines[14]}")" != trainer ]; then
+        fail "$model_name: trainer is expected in line 15 of the config, and 51 lines or more"
     fi
     IFS='|' read -ra setups <<<"$(func_parser_value "${lines[3]}")"
     train_device_key=$(func_parser_key "${lines[4]}")
     IFS='|' read -ra train_devices <<<"$(func_parser_value "${lines[4]}")"
-    train_name=$(func_parser_value "${lines[9]}")
-    IFS='|' read -ra trainers <<<"$(func_parser_value "${lines[12]}")"
-    trainer=${trainers[0]}
-    read -ra train_command <<<"$(func_parser_value "${lines[13]}")"
-    read -ra single_command <<<"$(func_parser_value "${lines[14]}")" # the fleet chain's run to compare with
-    read -ra eval_command <<<"$(func_parser_value "${lines[16]}")"
-    save_model_key=$(func_parser_key "${lines[19]}")
-    checkpoint_key=$(func_parser_key "${lines[20]}")
-    read -ra norm_export <<<"$(func_parser_value "${lines[21]}")"
-    read -ra infer_export <<<"$(func_parser_value "${lines[22]}")"
+    autocast_key=$(func_parser_key "${lines[5]}")
+    IFS='|' read -ra autocasts <<<"$(func_parser_value "${lines[5]}")"
+    batch=$(func_parser_params "${lines[8]}" "$mode")
+    train_name=$(func_parser_value "${lines[10]}")
+    trainer=$(func_parser_value "${lines[14]}")
+    read -ra train_command <<<"$(func_parser_value "${lines[15]}")"
+    read -ra whole_command <<<"$(section whole_params whole_train)"
+    read -ra single_command <<<"$(section whole_params single_train)" # the fleet chain's run to compare with
+    read -ra eval_command <<<"$(func_parser_value "${lines[23]}")"
+    save_model_key=$(func_parser_key "${lines[27]}")
+    checkpoint_key=$(func_parser_key "${lines[28]}")
+    read -ra norm_export <<<"$(func_parser_value "${lines[29]}")"
+    read -ra infer_export <<<"$(func_parser_value "${lines[37]}")"
+    read -ra infer_command <<<"$(func_parser_value "${lines[39]}")"
+    IFS='|' read -ra infer_devices <<<"$(func_parser_value "${lines[40]}")"
+    IFS='|' read -ra batch_sizes <<<"$(func_parser_value "${lines[43]}")"
+    infer_device_key=$(func_parser_key "${lines[40]}")
+    batch_key=$(func_parser_key "${lines[43]}")
+    model_dir_key=$(func_parser_key "${lines[46]}")
+    image_key=$(func_parser_key "${lines[47]}")
+    image=$(func_parser_value "${lines[47]}")
+    benchmark_key=$(func_parser_key "${lines[49]}")
+    benchmark_value=$(func_parser_value "${lines[49]}")
+    save_path_key=$(func_parser_key "${lines[50]}")
     read -ra parameters <<<"$(train_parameters | tr '\n' ' ')"
-    batch=$(func_parser_params "${lines[7]}" "$mode")
+    data=()
+    case $mode in
+        whole_train_whole_infer) train_command=("${whole_command[@]}") ;;
+        lite_train_whole_infer) data=(--data-path "$(section whole_params --data-path)") ;;
+    esac
+    case $mode in
+        *whole_infer) image=$(section whole_params --img-path) ;;
+    esac
 }
 
 failed=0       # 1 once a step has failed
@@ -251,10 +285,10 @@ skip_chain() {
     skip_step "$@"
 }
 
-# Both words of every parameter line of training that has a value in this mode (lines 6, 8, 9, 11, 12).
+# Both words of every parameter line of training that has a value in this mode (lines 7, 9, 10, 13).
 train_parameters() {
     local line
-    for line in "${lines[5]}" "${lines[7]}" "${lines[8]}" "${lines[10]}" "${lines[11]}"; do
+    for line in "${lines[6]}" "${lines[8]}" "${lines[9]}" "${lines[12]}"; do
         func_set_params "$(func_parser_key "$line")" "$(func_parser_params "$line" "$mode")"
         echo
     done
@@ -264,14 +298,17 @@ train_parameters() {
 }
 
 # choose_device: device becomes the first of line 5's that this machine has; those before it are skipped aloud.
+# device_name becomes cpu or gpus.
 choose_device() {
-    device=
     local candidate
+    device=
+    device_name=cpu
     for candidate in "${train_devices[@]}"; do
         if [ "$candidate" = True ] && ! has_gpu; then
             skip_step train_gpu "no GPU" "$python" "${train_command[@]}" "$train_device_key" True
         else
             device=$candidate
+            if [ "$device" != False ] && has_gpu; then device_name=gpus; fi
             return
         fi
     done
@@ -284,8 +321,7 @@ train_and_eval() {
     local save step_log=$out/train$tag.log launch=("$python")
     [ ${#launcher[@]} -eq 0 ] || launch=("${launcher[@]}")
     [ -n "${device:-}" ] || choose_device
-    save=$out/${trainer}_cpu$tag
-    [ "$device" = True ] && save=$out/${trainer}_gpus$tag
+    save=$out/${trainer}_$device_name$tag
     checkpoint=$save/$train_name
     run_step "train$tag" "$step_log" "file $checkpoint"$'\n'"line images/sec" \
         "${launch[@]}" "${train_command[@]}" "${parameters[@]}" "$@" --output-dir "$save" \

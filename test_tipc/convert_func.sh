@@ -3,26 +3,15 @@
 # shellcheck source=test_tipc/common_func.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
 
-# The lines from 26 on: a title, the command that converts, its folders, deploy/compare.py, infer.py.
-# shellcheck disable=SC2154  # lines: read_arguments
+# parse_convert_lines NAME: the block NAME_params: the command that converts, its folders, deploy/compare.py.
 parse_convert_lines() {
-    if [ "${#lines[@]}" -lt 36 ] || [ "$(func_parser_key "${lines[29]}")" != compare ]; then
-        fail "$model_name: compare is expected in line 30 of the config, and 36 lines"
-    fi
-    read -ra convert_command <<<"$(func_parser_value "${lines[26]}")"
-    model_dir_key=$(func_parser_key "${lines[27]}")
-    save_dir_key=$(func_parser_key "${lines[28]}")
-    read -ra compare_command <<<"$(func_parser_value "${lines[29]}")"
-    other_dir_key=$(func_parser_key "${lines[30]}")
-    read -ra infer_command <<<"$(func_parser_value "${lines[31]}")"
-    batch_key=$(func_parser_key "${lines[32]}")
-    batch=$(func_parser_value "${lines[32]}")
-    image_key=$(func_parser_key "${lines[33]}")
-    image=$(func_parser_params "${lines[33]}" "$mode")
-    save_path_key=$(func_parser_key "${lines[34]}")
-    data=() # trained on the small set, asked about the whole one
-    [ "$mode" != lite_train_whole_infer ] ||
-        data=("$(func_parser_key "${lines[10]}")" "$(func_parser_params "${lines[10]}" whole_train_whole_infer)")
+    local block=$1_params
+    read -ra convert_command <<<"$(section "$block" "${1#paddle}")"
+    read -ra compare_command <<<"$(section "$block" compare)"
+    [ ${#convert_command[@]} -gt 0 ] && [ ${#compare_command[@]} -gt 0 ] ||
+        fail "$model_name: the config has no block $block with the lines ${1#paddle} and compare"
+    # the batch size of this chain's one inference
+    batch=${batch_sizes[0]}
 }
 
 # can_convert STEP: succeeds where the packages of the chain are there; else the chain is skipped with the reason. The
@@ -61,15 +50,14 @@ train_or_find_checkpoint() {
 convert_and_infer() {
     local exported=$out/inference converted=$out/$2
     run_step "$1" "$out/$1.log" "file $converted/inference.yml" \
-        "$python" "${convert_command[@]}" "$model_dir_key" "$exported" "$save_dir_key" "$converted" || {
+        "$python" "${convert_command[@]}" --model-dir "$exported" --save-dir "$converted" || {
         record infer "not run: no converted model" 0
         return 1
     }
-    run_step compare "$out/compare.log" "line mAP" "$python" "${compare_command[@]}" "$model_dir_key" "$exported" \
-        "$other_dir_key" "$converted" ${data[@]+"${data[@]}"}
+    run_step compare "$out/compare.log" "line mAP" "$python" "${compare_command[@]}" --model-dir "$exported" \
+        --other-dir "$converted" ${data[@]+"${data[@]}"}
     infer_log=$out/python_infer_cpu_batchsize_$batch.log
     run_step infer_cpu "$infer_log" "line Hamm_min" "$python" "${infer_command[@]}" "$model_dir_key" "$converted" \
         "$batch_key" "$batch" "$save_path_key" "$out/codes_cpu_batchsize_$batch" \
-        ${image:+"$image_key" "$image"} ${data[@]+"${data[@]}"} \
-        "$(func_parser_key "${lines[35]}")" "$(func_parser_value "${lines[35]}")"
+        "$image_key" "$image" ${data[@]+"${data[@]}"} "$benchmark_key" "$benchmark_value"
 }

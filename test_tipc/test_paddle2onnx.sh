@@ -17,7 +17,7 @@ set -u
 . "$(dirname "${BASH_SOURCE[0]}")/convert_func.sh"
 read_arguments "$@"
 parse_train_lines
-parse_convert_lines
+parse_convert_lines paddle2onnx
 start_output
 if can_convert paddle2onnx; then
     train_or_find_checkpoint

@@ -15,7 +15,7 @@ set -u
 . "$(dirname "${BASH_SOURCE[0]}")/convert_func.sh"
 read_arguments "$@"
 parse_train_lines
-parse_convert_lines
+parse_convert_lines ptq
 start_output
 if can_convert ptq; then
     train_or_find_checkpoint

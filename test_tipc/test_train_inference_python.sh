@@ -17,15 +17,6 @@ set -u
 . "$(dirname "${BASH_SOURCE[0]}")/common_func.sh"
 read_arguments "$@"
 parse_train_lines
-[ "${#lines[@]}" -ge 32 ] || fail "$1 is no TIPC config of training and inference: it has no 32 lines"
-
-read -ra infer_command <<<"$(func_parser_value "${lines[25]}")"
-infer_device_key=$(func_parser_key "${lines[26]}")
-IFS='|' read -ra infer_devices <<<"$(func_parser_value "${lines[26]}")"
-batch_key=$(func_parser_key "${lines[27]}")
-IFS='|' read -ra batch_sizes <<<"$(func_parser_value "${lines[27]}")"
-model_dir_key=$(func_parser_key "${lines[28]}")
-save_path_key=$(func_parser_key "${lines[30]}")
 
 # compare DEVICE BATCH LOG: Paddle Inference against the evaluation, where both saw the same data; the lite run of the
 # base chain against the stored results too.
@@ -45,24 +36,14 @@ compare() {
 }
 
 infer() { # MODEL_DIR
-    local device name batch command infer_log extra=()
-    local image_key image
-    image_key=$(func_parser_key "${lines[29]}")
-    image=$(func_parser_params "${lines[29]}" "$mode")
-    [ -n "$image" ] && [ "$image" != null ] && extra+=("$image_key" "$image")
-    # trained on the small set, asked about the whole one
-    if [ "$mode" = lite_train_whole_infer ]; then
-        extra+=("$(func_parser_key "${lines[10]}")" "$(func_parser_params "${lines[10]}" whole_train_whole_infer)")
-    fi
-    [ "$(func_parser_value "${lines[31]}")" = null ] ||
-        extra+=("$(func_parser_key "${lines[31]}")" "$(func_parser_value "${lines[31]}")")
+    local device name batch command infer_log
     for device in "${infer_devices[@]}"; do
         name=cpu
         [ "$device" = True ] && name=gpu
         for batch in "${batch_sizes[@]}"; do
             command=("$python" "${infer_command[@]}" "$infer_device_key" "$device" "$batch_key" "$batch"
                 "$model_dir_key" "$1" "$save_path_key" "$out/codes_${name}_batchsize_$batch$tag"
-                ${extra[@]+"${extra[@]}"})
+                "$image_key" "$image" ${data[@]+"${data[@]}"} "$benchmark_key" "$benchmark_value")
             infer_log=$out/python_infer_${name}_batchsize_$batch$tag.log
             if [ "$device" = True ] && ! has_gpu; then
                 skip_step "infer_$name$tag" "no GPU" "${command[@]}"
@@ -83,24 +64,25 @@ export_and_infer() {
 # cannot_amp FORMAT: why training cannot use this format of numbers here; nothing if it can.
 cannot_amp() {
     "$python" -c 'import sys
-from utils import amp, errors
+from utils import errors
+from utils.training import amp
 try:
     amp.check(sys.argv[1])
 except errors.InputError as error:
     print(error)' "$1" 2>/dev/null | tail -n 1
 }
 
-# The chain amp: one run for each format of numbers (line 13: `amp_bf16|amp_fp16`).
+# The chain amp: one run for each format of numbers (line 6: `--amp:bf16|fp16`).
 train_formats() {
-    local why=
+    local why= format
     choose_device
-    for trainer in "${trainers[@]}"; do
-        tag=_${trainer#amp_}
-        why=$(cannot_amp "${trainer#amp_}")
+    for format in "${autocasts[@]}"; do
+        tag=_$format
+        why=$(cannot_amp "$format")
         if [ -n "$why" ]; then
-            skip_step "train$tag" "$why" "$python" "${train_command[@]}" "${trainer#amp_}"
+            skip_step "train$tag" "$why" "$python" "${train_command[@]}" "$autocast_key" "$format"
         else
-            train_and_eval --amp "${trainer#amp_}"
+            train_and_eval "$autocast_key" "$format"
             export_and_infer
         fi
     done
