@@ -45,6 +45,9 @@ REASONS = {
     "the text encoder's rate is given as a multiple of --learning-rate: --text-lr-mult X":
         "文本编码器的学习率以 --learning-rate 的倍数给出：--text-lr-mult X",
     "--log-step N says how often a line is written": "--log-step N 决定多久写一行日志",
+    "the speed of training is in the log, memory is not": "日志给出训练速度，不含显存",
+    "rank 0 writes the log": "由 0 号进程写日志",
+    "16-bit training is --amp bf16 or --amp fp16 here": "这里的 16 位训练是 --amp bf16 或 --amp fp16",
     "the model knows its own picture sizes": "模型自带图像尺寸",
     "in paddle_hashnet it leaves the checkpoint out; a model with random weights is not exported here":
         "在 paddle_hashnet 中它表示不加载检查点；这里不导出随机权重的模型",

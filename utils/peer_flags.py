@@ -11,6 +11,7 @@ from utils.errors import InputError
 WORKS, NO_EFFECT, REFUSED = "works", "no effect", "refused"
 # the projects
 HASHNET, DHN, NSH, WCH, DJSRH, PADDLE = "paddle_hashnet", "DHN_PyTorch", "NSH", "WCH", "DJSRH", "Paddle"
+CLAS = "PaddleClas"
 SINGLE, MULTI, EXPORT, PREDICT, INFER = ("main_single_gpu.py", "main_multi_gpu.py", "export_model.py", "predict.py",
                                          "infer.py")
 TRAIN = (SINGLE, MULTI)
@@ -148,6 +149,10 @@ PEER_FLAGS = (
     _works("--gpu_id", (DJSRH,), TRAIN, "device"),
     _works("--data_dir", (DJSRH,), TRAIN, "data_path"),
     _no_effect("--epoch_interval", (DJSRH,), TRAIN, "--log-step N says how often a line is written"),
+    # training: what PaddleClas's TIPC script adds to every command, as -o KEY=VALUE
+    _no_effect("--Global.print_mem_info", (CLAS,), TRAIN, "the speed of training is in the log, memory is not"),
+    _no_effect("--Global.log_ranks", (CLAS,), TRAIN, "rank 0 writes the log"),
+    _refused("--AMP.use_amp", (CLAS,), TRAIN, "16-bit training is --amp bf16 or --amp fp16 here", values=_OFF),
     # export
     _works("--model", (HASHNET,), (EXPORT,), "method"),
     _works("--bit", (HASHNET,), (EXPORT,), "bit"),
