@@ -12,6 +12,7 @@ import json
 import os
 import sys
 
+from deploy import ranking
 from utils.errors import InputError, run_main, say
 from utils.flags import quiet, read_options
 from utils.peer_flags import DATA_SETS
@@ -45,6 +46,7 @@ FLAGS = {
     "save_path": Setting("./output", "folder for matches.png (or the picture's name itself)"),
     "show": Setting(False, "open the picture grid in a window"),
     "topk": Setting(10, "matches a query", low=1),
+    **ranking.FLAGS,
     "json": Setting(False, "machine-readable result on stdout, everything else on stderr"),
     "batch_size": Setting(32, "pictures a call", low=1),
     "workers": Setting(2, "decoding threads", low=1),
@@ -135,8 +137,8 @@ def run(options):
     With --gallery and no query the codes of the gallery are made or brought up to date, and that is all.
 
     Returns:
-        Plain values: ``method``, ``bits``, ``fingerprint``, ``precision``, ``search``, ``code_file``,
-        ``database_items``, ``grid`` (its file, or None), ``queries`` (see deploy.answers.results), ``skipped`` (those
+        Plain values: ``method``, ``bits``, ``fingerprint``, ``precision``, ``search``, ``rank``,
+        ``code_file``, ``database_items``, ``grid`` (its file, or None), ``queries`` (see deploy.answers.results), ``skipped`` (those
         that could not be read, each with ``query`` and ``reason``).
 
     Raises:
@@ -145,7 +147,6 @@ def run(options):
     # inside, here and below: --help and wrong flags are answered at once
     from deploy.answers import results, table
     from deploy.data import Data, code_store
-    from utils.retrieval.hamming import pack, topk
     check_flags(options)
     encoder = open_encoder(options)
     manifest = encoder.manifest
@@ -161,7 +162,7 @@ def run(options):
     path = options.code_file or os.path.join(folder, store.name(options.search))
     codefile = store.open(path, options.search, options.rebuild, options.gallery is not None)
     answer = {"method": manifest["method"], "bits": encoder.bits, "fingerprint": encoder.fingerprint,
-              "precision": encoder.precision, "search": options.search, "code_file": path,
+              "precision": encoder.precision, "search": options.search, "rank": options.rank, "code_file": path,
               "database_items": len(codefile), "grid": None, "queries": [], "skipped": []}
     if queries is None:
         say(f"----- {len(codefile)} items of {options.gallery} can be searched: --code-file {path} --img PICTURE")
@@ -169,12 +170,12 @@ def run(options):
     texts = None
     if options.search == "text" and data.protocol.database.texts is not None:
         texts = dict(zip(data.protocol.database.ids, data.protocol.database.texts))
-    distance, position = topk(pack(queries.relaxed), codefile.codes, options.topk)
-    answer["queries"] = results(queries.split.ids, distance, position, codefile, data, texts)
+    found = ranking.rank(options, queries.relaxed, codefile.codes)
+    answer["queries"] = results(queries.split.ids, found, codefile, data, texts)
     for query in answer["queries"]:
         for line in table(query):
             say(line)
-    say(f"----- Predicted Hamm_min: {distance[0, 0]}")
+    say(f"----- Predicted Hamm_min: {found.closest[0]}")
     say(f"----- Found matched picture: {answer['queries'][0]['matches'][0]['path']}")
     answer["skipped"] = [{"query": name, "reason": reason} for name, reason in queries.skipped]
     for name, reason in queries.skipped:
@@ -194,6 +195,7 @@ def check_flags(options):
     """Raise InputError where flags contradict each other, before anything is read."""
     if options.text is not None and options.img is not None:
         raise InputError("give --img or --text, not both")
+    ranking.depth(options)
     if options.gallery is None:
         return
     if options.dataset or options.list_dir:

@@ -14,28 +14,29 @@ def label_names(codefile, position, classes):
     return [classes[c] if c < len(classes) else str(int(c)) for c in columns]
 
 
-def results(names, distance, position, codefile, data, texts=None):
+def results(names, ranking, codefile, data, texts=None):
     """Plain values: one dict a query with its ranked matches.
 
     Args:
         names: of the queries.
-        distance, position: int [Q, k], of the index.
+        ranking: deploy.ranking.Ranking.
         codefile: the database.
         data: deploy.data.Data.
         texts: dict id -> text of the database, where these are searched.
 
     Returns:
         list of dicts ``query``, ``matches``: ``rank``, ``distance``, ``id``, ``position``, ``path``, ``labels``,
-        ``text`` where texts are searched, and ``gone: true`` where the picture is not there any more.
+        ``score`` of an asymmetric ranking, ``text`` where texts are searched, and ``gone: true`` where the picture is not there any more.
     """
     classes, root = codefile.meta.get("classes") or data.classes, codefile.meta.get("root")
     out = []
-    for name, apart, places in zip(names, distance, position):
+    for q, (name, apart, places) in enumerate(zip(names, ranking.distance, ranking.position)):
         matches = []
         for rank, (d, i) in enumerate(zip(apart, places), 1):
             item = codefile.ids[i]
             matches.append({"rank": rank, "distance": int(d), "id": item, "position": int(i),
                             "path": data.path(item, root), "labels": label_names(codefile, i, classes),
+                            **({} if ranking.score is None else {"score": float(ranking.score[q, rank - 1])}),
                             **({"text": texts[item]} if texts is not None else {}),
                             **({"gone": True} if data.gone(item, root) else {})})
         out.append({"query": name, "matches": matches})
@@ -44,12 +45,16 @@ def results(names, distance, position, codefile, data, texts=None):
 
 def table(query):
     """The lines of one query's table."""
-    lines = [f"----- Query: {query['query']}", f"{'rank':>4} {'distance':>8}  path (labels)"]
+    scored = "score" in query["matches"][0]
+    lines = [f"----- Query: {query['query']}",
+             f"{'rank':>4} {'distance':>8}{'score':>12}  path (labels)" if scored else
+             f"{'rank':>4} {'distance':>8}  path (labels)"]
     for match in query["matches"]:
         labels = "" if match["labels"] is None else f"  ({', '.join(match['labels']) or 'no label'})"
         text = f"  {match['text']!r}" if "text" in match else ""
         gone = "  [gone]" if "gone" in match else ""
-        lines.append(f"{match['rank']:>4} {match['distance']:>8}  {match['path']}{labels}{text}{gone}")
+        score = f"{match['score']:>12.4f}" if scored else ""
+        lines.append(f"{match['rank']:>4} {match['distance']:>8}{score}  {match['path']}{labels}{text}{gone}")
     return lines
 
 

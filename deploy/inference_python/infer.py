@@ -8,6 +8,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+from deploy import ranking  # noqa: E402
 from utils.errors import InputError, run_main, say  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
 from utils.peer_flags import DATA_SETS  # noqa: E402
@@ -26,6 +27,7 @@ FLAGS = {
     "rebuild": Setting(False, "encode the database even if there is a code file"),
     "img_path": Setting(None, "query picture; default: the first query of the split", shown="FILE"),
     "topk": Setting(1, "matches to print", low=1),
+    **ranking.FLAGS,
     "batch_size": Setting(1, "pictures a call when the database is encoded", low=1),
     "workers": Setting(2, "decoding threads", low=1),
     "use_gpu": Setting(False, "run on the GPU"),
@@ -89,16 +91,15 @@ def evaluate_codes(store, databases, map_topk=None):
     note = trained_on.note(trained_on.compare(*store.encoder.trained_on, data.protocol))
     if note:
         say(f"----- Note: {note}")
-    queries = {modality: store.build("query", modality) for modality in databases}
+    queries = {modality: store.build("query", modality, relaxed=True) for modality in databases}
     reports = score(queries, databases, data.protocol.topk if topk is None else topk, data.ap)
     return reports, max(codefile.meta["skipped"] for codefile in queries.values())
 
 
-def benchmark(predictor, database, options, item, start_up):
-    """Time the query's three stages again and again, on the database's words; print the report."""
+def benchmark(predictor, codes, database, options, item, start_up):
+    """Time the query's three stages again and again, on the database's codes and words; print the report."""
     from deploy.autolog import AutoLogger
     from utils.images import decode
-    from utils.retrieval.hamming import pack, topk
     spec = predictor.manifest["preprocess"]
     log = AutoLogger(f"{predictor.manifest['method']}_{predictor.bits}", batch_size=1, data_num=options.repeat,
                      input_shape=predictor.manifest["image"]["input"], precision=predictor.precision,
@@ -113,7 +114,7 @@ def benchmark(predictor, database, options, item, start_up):
         log.times.stamp()
         code = predictor.encode(image)
         log.times.stamp()
-        topk(pack(code), database, options.topk)
+        ranking.rank(options, code, codes, database)
         log.times.end(stamp=True)
     log.report()
 
@@ -129,9 +130,10 @@ def main(argv):
     from deploy.engines import open_with
     from deploy.model_folder import check_bits, read_manifest
     from deploy.queries import SKIPPED
-    from utils.retrieval.hamming import pack, prepare, topk
+    from utils.retrieval.hamming import pack, prepare
     from utils.retrieval.score import prefix
 
+    ranking.depth(options)
     manifest = read_manifest(options.model_dir)
     check_bits(manifest, options.bit, options.model_dir)
     data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
@@ -147,15 +149,16 @@ def main(argv):
     path = options.code_file or os.path.join(options.save_path, store.name())
     codefile = store.open(path, rebuild=options.rebuild)
     database = prepare(codefile.codes)
-    distance, position = topk(pack(code), database, options.topk)
-    found = [data.path(codefile.ids[i], codefile.meta.get("root")) for i in position[0]]
+    best = ranking.rank(options, code, codefile.codes, database)
+    found = [data.path(codefile.ids[i], codefile.meta.get("root")) for i in best.position[0]]
     say(f"----- Query: {name}")
     say(f"----- Query code: {pack(code)[0].tobytes().hex()}")
-    say(f"----- Predicted Hamm_min: {distance[0, 0]}")
+    say(f"----- Predicted Hamm_min: {best.closest[0]}")
     say(f"----- Found matched picture: {found[0]}")
     if options.topk > 1:
-        for rank, (apart, match) in enumerate(zip(distance[0], found), 1):
-            say(f"{rank:>4} {apart:>4}  {match}")
+        for i, match in enumerate(found):
+            score = "" if best.score is None else f" {best.score[0, i]:>11.4f}"
+            say(f"{i + 1:>4} {best.distance[0, i]:>4}{score}  {match}")
     skipped = 0
     if options.evaluate:
         databases = {"image": codefile}
@@ -167,8 +170,10 @@ def main(argv):
             say(f"----- {prefix(direction)}{report['definition']['name']}: {report['mAP']:.6f} "
                 f"(tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} codes of "
                 f"{predictor.engine}")
+            say(f"----- {prefix(direction)}{report['definition']['name']} asymmetric: "
+                f"{report['mAP_asymmetric']:.6f} ({report['definition']['asymmetric']})")
     if options.benchmark:
-        benchmark(predictor, database, options, item, start_up)
+        benchmark(predictor, codefile.codes, database, options, item, start_up)
     if skipped:
         sys.exit(SKIPPED)
 

@@ -28,21 +28,22 @@ def code_file(encoder, split, encoded, role, modality, request, classes, root=No
     Args:
         encoder: the Encoder that made the codes.
         split: what was encoded.
-        encoded: utils.retrieval.encode.Encoded, packed.
+        encoded: utils.retrieval.encode.Encoded, packed, or relaxed: then the code file holds both.
         role: ``query`` or ``database``.
         modality: ``image`` or ``text``.
         request: plain values that name the data.
         classes: names of the label columns.
         root: folder of the pictures, where the split does not know it.
     """
+    relaxed = encoded.codes if encoded.codes.dtype.kind == "f" else None
     whole = len(encoded.positions) == len(split)
     ids = list(split.ids) if whole else [split.ids[i] for i in encoded.positions]
     labels = split.labels if split.labels is None or whole else split.labels[encoded.positions]
     meta = {"split": role, "modality": modality, "data": request, "sha256": split.sha256(),
             "skipped": len(split) - len(encoded.positions), "precision": encoder.precision,
             "method": encoder.manifest["method"], "classes": list(classes), "root": getattr(split.images, "root", root)}
-    return CodeFile(codes=encoded.codes, bits=encoder.bits, ids=ids, labels=labels, fingerprint=encoder.fingerprint,
-                    meta=meta)
+    return CodeFile(codes=encoded.codes if relaxed is None else pack(relaxed), bits=encoder.bits, ids=ids,
+                    labels=labels, fingerprint=encoder.fingerprint, meta=meta, relaxed=relaxed)
 
 
 class CodeStore:
@@ -109,8 +110,8 @@ class CodeStore:
             raise InputError(f"{path} holds {meta['modality']} codes, {modality} codes are wanted; give another "
                              "--code-file")
 
-    def build(self, role="database", modality="image"):
-        """Encode a split of the data set into a CodeFile (not yet saved).
+    def build(self, role="database", modality="image", relaxed=False):
+        """Encode a split of the data set into a CodeFile (not yet saved), with the codes before the sign if asked.
 
         Raises:
             InputError: the data are not there, or not one item can be read.
@@ -120,7 +121,7 @@ class CodeStore:
             for note in self.data.protocol.notes:
                 self.say(f"----- Note: {note}")
             self._notes_said = True
-        encoded = need_codes(self._encode(split, role, modality), split)
+        encoded = need_codes(self._encode(split, role, modality, relaxed), split)
         codefile = code_file(self.encoder, split, encoded, role, modality, self.data.request,
                              self.data.protocol.classes, self.data.root)
         if self.data.gallery is not None:

@@ -33,7 +33,8 @@ class CodeFile:
         labels: uint8 [N, C] of 0 and 1, or None.
         fingerprint: of the model that made the codes.
         meta: plain values for people and tools (protocol, classes, versions, ...).
-        relaxed: the network's output before the sign, float16 [N, bits], or None: the finer half of a ranking.
+        relaxed: the network's output before the sign [N, bits], or None: the finer half of a ranking. float32 as the
+            network gave it (what ``score`` wants: float16 may lose a sign), float16 in a file.
     """
 
     codes: np.ndarray

@@ -15,7 +15,8 @@ def score(query, database, topk=0, ap="hits"):
     """Retrieval metrics in every direction.
 
     Args:
-        query, database: dict modality -> CodeFile with labels; modalities are ``image`` and ``text``.
+        query, database: dict modality -> CodeFile with labels; modalities are ``image`` and ``text``. Where a query's
+            file has relaxed codes, float32, the asymmetric figure stands beside the symmetric one.
         topk, ap: see utils.retrieval.metrics.evaluate.
 
     Returns:
@@ -24,7 +25,8 @@ def score(query, database, topk=0, ap="hits"):
     Raises:
         InputError: no labels, or files that do not fit together.
     """
-    return {name: metrics.evaluate(asked.codes, held.codes, asked.labels, held.labels, asked.bits, topk=topk, ap=ap)
+    return {name: metrics.evaluate(asked.codes, held.codes, asked.labels, held.labels, asked.bits, topk=topk, ap=ap,
+                                   relaxed=asked.relaxed)
             for name, asked, held in _directions(query, database)}
 
 

@@ -1,4 +1,4 @@
-"""Encode splits (sharded over ranks) and report retrieval metrics. Only packed codes travel."""
+"""Encode splits (sharded over ranks) and report retrieval metrics. Only packed codes travel, and the queries' relaxed ones."""
 import dataclasses
 import os
 import time
@@ -56,7 +56,7 @@ class Evaluator:
                 self._features[role] = self.source(split)
             split = dataclasses.replace(split, features=self._features[role])
         own = encode(encoder, split, modality, shard(len(split)), load=self._load,
-                     batch_size=self.recipe["eval_batch_size"])
+                     batch_size=self.recipe["eval_batch_size"], relaxed=role == "query")
         return Encoded(np.concatenate(gather_objects(own.codes)), np.arange(len(split)), [])
 
     def _load(self, split, pieces):
