@@ -67,6 +67,18 @@ def test_every_command_runs_as_printed(clone):
         assert (clone / name).exists(), name
 
 
+def test_the_python_example_runs(clone):
+    """With the files that the commands above have made in place of the quickstart's."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block, = re.findall(r"```python\n(.*?)```", text, re.S)
+    assert block in (ROOT / "README_cn.md").read_text(encoding="utf-8")
+    for old, new in (("quickstart/inference", "model"), ("quickstart/database.npz", "database_hashnet_64.npz")):
+        assert old in block
+        block = block.replace(old, new)
+    done = subprocess.run([sys.executable, "-c", block], cwd=clone, text=True, capture_output=True, timeout=240)
+    assert done.returncode == 0 and "images/" in done.stdout, done.stderr
+
+
 def test_the_chinese_twin_has_the_same_commands():
     assert commands(ROOT / "README_cn.md") == commands(ROOT / "README.md")
 
