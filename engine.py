@@ -107,6 +107,8 @@ def prepare(recipe, options):
     Raises:
         InputError: whatever is wrong with settings, files and data.
     """
+    # stored with the checkpoint: the same data from every folder
+    recipe = {**recipe, **{key: os.path.abspath(recipe[key]) for key in ("data_path", "list_dir") if recipe[key]}}
     method_class = METHODS[recipe["method"]]
     start = options["pretrained"] or options["resume"]
     arrays, saved = open_checkpoint(start, lambda key: key == checkpoint.TRAINED_ON) if start else ({}, {})
