@@ -3,7 +3,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from typing import Optional
+from typing import Any, ClassVar, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import paddle
@@ -115,19 +115,19 @@ class HashMethod(nn.Layer):
             what was executed.
     """
 
-    name = None
-    paper = ""
-    kind = "supervised"
-    bit_lengths = (16, 32, 48, 64)
-    views = 1
-    modalities = ("image",)
-    feature_kind = "pooled"
-    settings = {}
-    training_state = ()
-    coupling = "pairs"
-    variants = ()
-    small = {}
-    lite = {}
+    name: ClassVar[Optional[str]] = None
+    paper: ClassVar[str] = ""
+    kind: ClassVar[str] = "supervised"
+    bit_lengths: ClassVar[Tuple[int, ...]] = (16, 32, 48, 64)
+    views: ClassVar[int] = 1
+    modalities: ClassVar[Tuple[str, ...]] = ("image",)
+    feature_kind: ClassVar[str] = "pooled"
+    settings: ClassVar[Dict[str, Setting]] = {}
+    training_state: ClassVar[Tuple[str, ...]] = ()
+    coupling: str = "pairs"
+    variants: ClassVar[Sequence[Dict[str, Any]]] = ()
+    small: ClassVar[Dict[str, Any]] = {}
+    lite: ClassVar[Dict[str, Any]] = {}
     defined_in = source_sha256 = None
 
     def __init_subclass__(cls, **more):
@@ -216,7 +216,7 @@ class HashMethod(nn.Layer):
         """True where the method learns from labels with these settings (a dict with all of them)."""
         return cls.kind == "supervised"
 
-    def build(self):
+    def build(self) -> None:
         """Make the layers and buffers above the backbone; settings, ``bits``, ``facts``, ``feature_dim`` are set.
 
         The order in which layers are made decides which random numbers they get.
@@ -224,7 +224,7 @@ class HashMethod(nn.Layer):
         raise NotImplementedError
 
     # what the trainer calls ---------------------------------------------------------------
-    def loss(self, batch):
+    def loss(self, batch: Dict[str, paddle.Tensor]) -> Dict[str, paddle.Tensor]:
         """Named loss terms of a batch, ``total`` among them (the one that is optimised).
 
         Args:
@@ -253,10 +253,10 @@ class HashMethod(nn.Layer):
         """What the log should say of this object before it trains: a list of lines, for example of drawn targets."""
         return []
 
-    def start_epoch(self, epoch, epochs):
+    def start_epoch(self, epoch: int, epochs: int) -> None:
         """Called before epoch ``epoch`` (from 0) of ``epochs``, for schedules."""
 
-    def start_step(self, step, steps):
+    def start_step(self, step: int, steps: int) -> None:
         """Called before step ``step`` (from 0, counted over the whole run) of ``steps``, for schedules."""
 
     def head_parameters(self):
@@ -272,7 +272,7 @@ class HashMethod(nn.Layer):
         return [group for group in groups if group["params"]]
 
     # codes --------------------------------------------------------------------------------
-    def code(self, features):
+    def code(self, features: paddle.Tensor) -> paddle.Tensor:
         """Normalised features -> relaxed code float32 [N, bits]; its sign is the binary code."""
         raise NotImplementedError
 
