@@ -31,6 +31,11 @@ def parse(argv):
 
 
 def main(argv):
+    """Write the inference model of a checkpoint, or its weights in paddle_hashnet's layout.
+
+    Raises:
+        InputError: the checkpoint is not given or cannot be exported.
+    """
     options = parse(argv)
     if not options.pretrained:
         raise InputError("--pretrained CHECKPOINT is missing (for example output/<run>/best.safetensors)")

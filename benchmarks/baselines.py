@@ -1,6 +1,6 @@
-"""Codes without learning, from the features that a recipe's method learns on: random projection and PCA.
+r"""Codes without learning, from the features that a recipe's method learns on: random projection and PCA.
 
-    python benchmarks/baselines.py --config configs/nsh/cifar10_frozen.yaml --data-path DIR --backbone-weights FILE \\
+    python benchmarks/baselines.py --config configs/nsh/cifar10_frozen.yaml --data-path DIR --backbone-weights FILE \
         --feature-cache DIR
 
 They are the rows that a learned method has to beat. Takes the flags of main_single_gpu.py; --bit is ignored, the code

@@ -93,7 +93,8 @@ def beside_the_loop(options):
         raise InputError(f"the loop finds mAP {value}, ours differs by {difference}: one of them is wrong")
     lines = [f"{options.queries:,} queries x {options.items:,} items x {options.bits} bits, {options.classes} "
              f"labels, mAP@{options.topk or 'all'}; the loop on {n} queries, extrapolated; median of "
-             f"{options.rounds} rounds in turns (lowest to highest).", "", "| | wall, s | CPU, s | ratio, wall | ratio, CPU |", "|---|---|---|---|---|"]
+             f"{options.rounds} rounds in turns (lowest to highest).", "",
+             "| | wall, s | CPU, s | ratio, wall | ratio, CPU |", "|---|---|---|---|---|"]
     figures = {"first_call_s": float(first[0]), "first_call_cpu_s": float(first[1]), "difference": difference}
     for name, values in times.items():
         wall, cpu = np.median(values, axis=0)

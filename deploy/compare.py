@@ -245,6 +245,11 @@ def judge(found, options):
 
 
 def main(argv):
+    """Compare the two model folders that the flags name, print the differences.
+
+    Raises:
+        InputError: a folder is not given, cannot be read, or the models differ more than is allowed.
+    """
     options = parse(argv)
     if not options.model_dir or not options.other_dir:
         raise InputError("--model-dir and --other-dir are needed: two model folders")

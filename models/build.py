@@ -24,8 +24,9 @@ def build_method(recipe, facts):
     method_class = METHODS[recipe["method"]]
     backbone = build_backbone(recipe["backbone"], weights=recipe["backbone_weights"],
                               pretrained=recipe["pretrained_backbone"], image_size=recipe["crop_size"])
+    feature_dropout = recipe.get("feature_dropout", False)  # older recipes have no such key
     return method_class(backbone, recipe["bit"], facts, recipe["feature_norm"], recipe["freeze_backbone"],
-                        recipe.get("feature_dropout", False), **method_settings(recipe))  # older recipes have no such key
+                        feature_dropout, **method_settings(recipe))
 
 
 def method_settings(recipe):

@@ -47,6 +47,8 @@ def quantization_loss(u):
 
 
 class DHN(HashMethod):
+    """Pairwise likelihood of codes, and a quantisation term: the method of the docstring above."""
+
     name = "dhn"
     paper = "Zhu et al., Deep Hashing Network for Efficient Similarity Retrieval, AAAI 2016"
     kind = "supervised"
@@ -63,11 +65,13 @@ class DHN(HashMethod):
     }
 
     def build(self):
+        """See HashMethod.build."""
         self.hash = hash_layer(self.feature_dim, self.bits)
         if self.pairs == "bank":
             self.bank = Bank(self.facts.num_train, self.bits, self.facts.num_classes)
 
     def code(self, features):
+        """Features float32 [N, D] -> relaxed code float32 [N, bits]: tanh of the hash layer."""
         return paddle.tanh(self.hash(features))
 
     def loss(self, batch):

@@ -111,6 +111,7 @@ class DJSRH(HashMethod):
     }
 
     def build(self):
+        """See HashMethod.build."""
         if self.text_norm != "none":
             self.register_buffer("text_scale", paddle.ones([1]))
         self.text_dim = self.facts.text_dim
@@ -132,6 +133,7 @@ class DJSRH(HashMethod):
         return fixed
 
     def train(self):
+        """Training mode, but for the fixed layers and the teacher: they stay in evaluation mode."""
         super().train()
         for layer in self.fixed:
             layer.training = False

@@ -62,6 +62,8 @@ def hashnet_loss(u, other, s, alpha, class_num=0, linear_above=None):
 
 
 class HashNet(HashMethod):
+    """Weighted pairwise likelihood of tanh(beta h), with beta growing: see the docstring above."""
+
     name = "hashnet"
     paper = "Cao et al., HashNet: Deep Learning to Hash by Continuation, ICCV 2017"
     kind = "supervised"
@@ -80,6 +82,7 @@ class HashNet(HashMethod):
     }
 
     def build(self):
+        """See HashMethod.build."""
         self.hash = hash_layer(self.feature_dim, self.bits)
         self.scale = self.alpha or 10 / self.bits
         self.register_buffer("beta", paddle.ones([1]))
@@ -88,15 +91,18 @@ class HashNet(HashMethod):
             self.bank = Bank(self.facts.num_train, self.bits, self.facts.num_classes)
 
     def start_epoch(self, epoch, epochs):
+        """Set beta = sqrt(epoch // step_continuation + 1) where it follows the epochs."""
         if self.continuation == "epoch":
             self.beta.set_value(paddle.full([1], math.sqrt(epoch // self.step_continuation + 1)))
 
     def start_step(self, step, steps):
+        """Set beta = sqrt(1 + 0.005 n), n the steps so far in whole 200s, where it follows the iterations."""
         if self.continuation == "iteration":  # this step counts
             self.steps.set_value(paddle.full([1], step + 1, dtype="int64"))
             self.beta.set_value(paddle.full([1], math.sqrt(1 + 0.005 * ((step + 1) // 200 * 200))))
 
     def code(self, features):
+        """Features float32 [N, D] -> relaxed code float32 [N, bits]: tanh(beta h)."""
         return paddle.tanh(self.beta * self.hash(features))
 
     def loss(self, batch):

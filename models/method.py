@@ -67,6 +67,7 @@ class FeatureNorm(nn.Layer):
                 f"{int((~varies).sum())} constant ones are left out")
 
     def forward(self, x):
+        """Raw features float32 [N, ..., dim] -> normalised ones, same shape."""
         if self.kind == "none":
             return x
         if self.kind == "log1p_standardize":
@@ -239,6 +240,7 @@ class HashMethod(nn.Layer):
         raise NotImplementedError
 
     def forward(self, batch):
+        """The terms of ``loss``, so that data parallelism sees the call."""
         return self.loss(batch)
 
     def fit(self, train):

@@ -99,6 +99,8 @@ def sorted_nce(c, tau, positives):
 
 
 class NSH(HashMethod):
+    """Contrast with positives found by a soft sort of the codes: see the docstring above."""
+
     name = "nsh"
     paper = "Yu et al., Learning to Hash Naturally Sorts, IJCAI 2022"
     kind = "unsupervised"
@@ -119,11 +121,13 @@ class NSH(HashMethod):
     }
 
     def build(self):
+        """See HashMethod.build."""
         self.trunk = nn.Sequential(nn.Linear(self.feature_dim, self.hidden), nn.ReLU())
         self.hash = nn.Linear(self.hidden, self.bits)
         self.latent = nn.Linear(self.hidden, self.z_dim)
 
     def code(self, features):
+        """Features float32 [N, D] -> relaxed code float32 [N, bits]: tanh of the hash layer."""
         return paddle.tanh(self.hash(self.trunk(features)))
 
     def loss(self, batch):

@@ -216,6 +216,7 @@ class WCH(HashMethod):
     }
 
     def build(self):
+        """See HashMethod.build."""
         for parameter in self.backbone.tail_parameters():  # layers after the tokens: no gradient ever reaches them
             parameter.stop_gradient = True
         self.fc_norm = nn.LayerNorm(self.feature_dim, epsilon=1e-6)
@@ -224,6 +225,7 @@ class WCH(HashMethod):
 
     @property
     def feature_key(self):
+        """See HashMethod.feature_key; cached tokens also depend on ``token_grid``."""
         return f"{self.feature_kind} {self.token_grid}"
 
     def backbone_features(self, image):

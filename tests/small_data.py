@@ -68,7 +68,8 @@ def listed(folder, name, place="{split}_{i:03d}.jpg", texts=False):
     if texts:
         words = [f"word{i}" for i in range(30)]
         (lists / "tags.txt").write_text("".join(f"{word}\n" for word in words))
-        rows = [f'{{"image": "{path}", "text": "{" ".join(rng.choice(words, 4, replace=False))}"}}\n' for path in written]
+        rows = [f'{{"image": "{path}", "text": "{" ".join(rng.choice(words, 4, replace=False))}"}}\n'
+                for path in written]
         (lists / "texts.jsonl").write_text("".join(rows))
     return ["--data-path", folder / "pictures", "--list-dir", lists]
 
@@ -91,7 +92,8 @@ def wiki(folder):
             write_picture(folder / "images" / CLASSES[label] / f"{image}.jpg", rng)
             (folder / "texts").mkdir(exist_ok=True)
             words = " ".join(f"word{w}" for w in rng.integers(0, 30, 6))
-            (folder / "texts" / f"{text}.xml").write_text(f"<document>\n<text>\n{CLASSES[label]} {words}</text>\n</document>\n")
+            (folder / "texts" / f"{text}.xml").write_text(
+                f"<document>\n<text>\n{CLASSES[label]} {words}</text>\n</document>\n")
         (folder / name).write_text("".join(rows))
     return ["--data-path", folder]
 

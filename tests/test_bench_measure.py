@@ -24,5 +24,6 @@ def test_a_section_replaces_only_itself(tmp_path):
 
 
 def test_the_training_benchmark_runs(run):
-    done = run("benchmarks/bench_train.py", "--images", 4, "--batch-size", 2, "--rounds", 1, "--items", 200, "--queries", 3)
+    done = run("benchmarks/bench_train.py", "--images", 4, "--batch-size", 2, "--rounds", 1, "--items", 200,
+               "--queries", 3)
     assert "forward and loss" in done.stdout and "mAP@1000" in done.stdout

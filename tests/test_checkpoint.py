@@ -13,7 +13,8 @@ from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
 
 def test_round_trip(tmp_path):
-    tensors = {"model/a": np.arange(6, dtype="float32").reshape(2, 3), "model/n": np.int64([3]), "b": np.zeros((0, 2), "uint8")}
+    tensors = {"model/a": np.arange(6, dtype="float32").reshape(2, 3), "model/n": np.int64([3]),
+               "b": np.zeros((0, 2), "uint8")}
     save_checkpoint(tmp_path / "c.safetensors", tensors, {"epoch": 3, "recipe": {"bit": 16}})
     read, meta = load_checkpoint(tmp_path / "c.safetensors")
     assert meta == {"epoch": 3, "recipe": {"bit": 16}}
@@ -64,7 +65,8 @@ def test_full_disk_is_one_line(tmp_path):
     code = ("import resource, signal, numpy as np; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (100000, 100000));"
             "from utils.training.checkpoint import save_checkpoint; from utils.errors import run_main;"
-            f"run_main(lambda argv: save_checkpoint({str(tmp_path / 'c.safetensors')!r}, {{'a': np.zeros(10**6)}}, {{}}))")
+            f"run_main(lambda argv: save_checkpoint({str(tmp_path / 'c.safetensors')!r}, "
+            "{'a': np.zeros(10**6)}, {}))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: cannot write") and done.stderr.count("\n") == 1
     assert os.listdir(tmp_path) == []

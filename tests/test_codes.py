@@ -155,7 +155,8 @@ from utils.errors import InputError, run_main
 from utils.retrieval.codes import CodeFile
 def main(argv):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(argv[0]), int(argv[0])))
-    CodeFile(np.zeros((9000, 8), np.uint8), 64, [str(i) for i in range(9000)], np.ones((9000, 3), np.uint8)).save(argv[1])
+    ids = [str(i) for i in range(9000)]
+    CodeFile(np.zeros((9000, 8), np.uint8), 64, ids, np.ones((9000, 3), np.uint8)).save(argv[1])
 run_main(main)
 """
 

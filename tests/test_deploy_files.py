@@ -56,7 +56,8 @@ def test_the_listed_files_are_enough(tmp_path, shapes, tmp_path_factory):
                      ("output/database_hashnet_64", f"codes/database_hashnet_{BITS}")):
         assert old in code
         code = code.replace(old, new)
-    assert re.fullmatch(r"5 nearest from \d+\n", call("-c", code + "print(distance.size, 'nearest from', distance.min())"))
+    said = call("-c", code + "print(distance.size, 'nearest from', distance.min())")
+    assert re.fullmatch(r"5 nearest from \d+\n", said)
 
 
 def test_nothing_of_the_list_is_missing():

@@ -194,7 +194,8 @@ def test_unwritable_folder(shapes, tmp_path_factory, tmp_path):
 def test_deploy_imports_no_training_code(run, shapes, tmp_path_factory):
     folder = exported(tmp_path_factory, shapes)
     code = ("import sys; from deploy.inference_python.predictor import Predictor; "
-            f"Predictor({str(folder)!r}, threads=1); import deploy.index, deploy.engines, deploy.data, utils.retrieval.code_store; "
+            f"Predictor({str(folder)!r}, threads=1); "
+            "import deploy.index, deploy.engines, deploy.data, utils.retrieval.code_store; "
             "print([m for m in ('models', 'paddleclas', 'ppcls', 'matplotlib', 'visualdl', 'utils.training.trainer') "
             "if m in sys.modules])")
     done = run("-c", code, program=[sys.executable])
@@ -202,7 +203,7 @@ def test_deploy_imports_no_training_code(run, shapes, tmp_path_factory):
 
 
 def test_reduced_decoding_travels_with_the_model(run, tmp_path):
-    """A recipe with --decode reduced on pictures large enough to be reduced: one fingerprint from training to search."""
+    """A recipe with --decode reduced, pictures large enough to be reduced: one fingerprint from training to search."""
     from PIL import Image
     rng = np.random.default_rng(0)
     for i in range(24):
@@ -212,8 +213,8 @@ def test_reduced_decoding_travels_with_the_model(run, tmp_path):
         coarse.resize((320, 240), Image.BICUBIC).save(folder / f"{i}.jpg")
     out = tmp_path / "run"
     run("main_single_gpu.py", "--method", "hashnet", "--bit", 16, "--dataset", tmp_path / "photos",
-        "--decode", "reduced", "--backbone", "ConvNet:width=8", "--no-pretrained", "--resize-size", 72, "--crop-size", 64, "--batch-size", 8,
-        "--epoch", 1, "--output-dir", out)
+        "--decode", "reduced", "--backbone", "ConvNet:width=8", "--no-pretrained", "--resize-size", 72,
+        "--crop-size", 64, "--batch-size", 8, "--epoch", 1, "--output-dir", out)
     result = json.loads((out / "result.json").read_text())
     assert result["recipe"]["decode"] == "reduced"
     model = tmp_path / "model"
@@ -223,6 +224,7 @@ def test_reduced_decoding_travels_with_the_model(run, tmp_path):
     # the search finds the picture itself at distance 0: queries and gallery are decoded alike
     for encoder in (("--model-dir", model), ("--pretrained", out / "best.safetensors")):
         done = run("predict.py", *encoder, "--gallery", tmp_path / "photos",
-                   "--code-file", tmp_path / f"{len(encoder[0])}.npz", "--img", tmp_path / "photos" / "a" / "1.jpg", "--json", "--save-path", tmp_path)
+                   "--code-file", tmp_path / f"{len(encoder[0])}.npz", "--img", tmp_path / "photos" / "a" / "1.jpg",
+                   "--json", "--save-path", tmp_path)
         found = {match["id"]: match["distance"] for match in json.loads(done.stdout)["queries"][0]["matches"]}
         assert found["a/1.jpg"] == 0

@@ -12,7 +12,8 @@ from tests.conftest import ROOT
 from utils.errors import InputError
 from utils.files import owned
 
-HOLD = "import sys, time; from utils.files import owned\nwith owned(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+HOLD = ("import sys, time; from utils.files import owned\n"
+        "with owned(sys.argv[1]): print('held', flush=True); time.sleep(60)")
 
 
 def holder(path):

@@ -161,7 +161,7 @@ def test_the_answer_names_the_flag_that_was_typed(run, flag):
         one_line(done, f"{flag} True: this machine or this Paddle has no GPU")
 
 
-# --data-path without --dataset -----------------------------------------------------------------------------------------
+# --data-path without --dataset ----------------------------------------------------------------------------------------
 def test_a_folder_says_what_it_holds_or_a_data_set_is_asked_for(run, shapes, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.docx").write_bytes(b"x")

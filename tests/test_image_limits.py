@@ -102,7 +102,8 @@ def test_pixels_and_bytes(how, limit, tmp_path):
             (("PNG", "RGB"), ("JPEG", "RGB"), ("TIFF", "I;16"), ("WEBP", "RGB"), ("GIF", "P"), ("BMP", "L"))}
     limit(limits.PIXELS, 7999)
     for some in data.values():
-        with pytest.raises(ImageError, match=r"8000 pixels \(100 x 80\) are more than the limit of 7999 .*_PIXELS sets"):
+        with pytest.raises(ImageError,
+                           match=r"8000 pixels \(100 x 80\) are more than the limit of 7999 .*_PIXELS sets"):
             how(some)
     limit(limits.PIXELS, 8000)
     limit(limits.IMAGE_BYTES, 8000 * 4)

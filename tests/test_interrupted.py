@@ -117,7 +117,8 @@ def test_an_interrupted_run_says_how_to_go_on(run, train, tmp_path, script, numb
     assert said in out and said in log
     command = log.splitlines()[-1].strip()
     assert command.startswith(f"python {script}") and command in out
-    run("-c", f"import shlex, subprocess, sys; sys.exit(subprocess.call([sys.executable] + shlex.split({command!r})[1:] "
+    run("-c", "import shlex, subprocess, sys; "
+              f"sys.exit(subprocess.call([sys.executable] + shlex.split({command!r})[1:] "
               f"+ ['--stop-epoch', '{epoch + 1}']))")
     assert load_checkpoint(folder / "latest.safetensors")[1]["epoch"] == epoch + 1
 

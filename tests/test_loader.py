@@ -38,7 +38,8 @@ def split(n, **more):
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(1, 60), size=st.integers(1, 9), world=st.integers(1, 4), epoch=st.integers(0, 3), drop=st.booleans())
+@given(n=st.integers(1, 60), size=st.integers(1, 9), world=st.integers(1, 4), epoch=st.integers(0, 3),
+       drop=st.booleans())
 def test_ranks_share_the_global_batches(n, size, world, epoch, drop):
     def order(r, w, b):
         loader.rank, loader.world_size = lambda: r, lambda: w
@@ -58,7 +59,8 @@ def test_ranks_share_the_global_batches(n, size, world, epoch, drop):
 
 
 def test_epochs_and_seeds_differ():
-    orders = {tuple(np.concatenate(loader.epoch_order(50, 8, seed, epoch, False))) for seed in (0, 1) for epoch in (0, 1)}
+    orders = {tuple(np.concatenate(loader.epoch_order(50, 8, seed, epoch, False)))
+              for seed in (0, 1) for epoch in (0, 1)}
     assert len(orders) == 4
 
 
@@ -112,7 +114,8 @@ def test_a_batch_holds_what_single_pictures_give(decode, kind, views):
             image = images.decode(data, spec=spec, box=PRESETS[kind].box)
             for view in range(max(views, 1)):
                 rng = transforms.item_rng(2, 1, position, view)
-                want = transforms.augment(image, spec, PRESETS[kind], rng) if views else transforms.preprocess(image, spec)
+                want = (transforms.augment(image, spec, PRESETS[kind], rng) if views else
+                        transforms.preprocess(image, spec))
                 assert np.array_equal(batch[f"image{view}"].numpy()[row], want)
 
 

@@ -49,7 +49,8 @@ def test_lines_of_a_run(run, shapes, tmp_path):
     sizes = [f"--{key.replace('_', '-')}={value}" for key, value in SHAPES_SIZES.items()]
     done = run("main_single_gpu.py", "--method", "dhn", "--bit", 8, "--backbone", "ConvNet:width=4", "--no-pretrained",
                "--resize-size", 36, "--crop-size", 32, "--batch-size", 16, "--epoch", 2, "--eval-epoch", 1,
-               "--log-step", 1, "--device", "cpu", "--no-visualdl", *sizes, "--data-path", shapes, "--output-dir", tmp_path)
+               "--log-step", 1, "--device", "cpu", "--no-visualdl", *sizes, "--data-path", shapes,
+               "--output-dir", tmp_path)
     log = (tmp_path / "train.log").read_text()
     assert log == done.stdout
     lines = log.splitlines()

@@ -1,4 +1,4 @@
-"""Methods from outside: found first, their settings their own, recipes beside the file, never run by a stranger's word."""
+"""Methods from outside: found first, settings of their own, recipes beside the file, never run by a stranger's word."""
 import hashlib
 import json
 import textwrap
@@ -111,10 +111,11 @@ def test_a_changed_file_is_said(registry, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("text, words", [
-    ("", "defines 0 methods"), ("import nothing_such\n", "ModuleNotFoundError.*nothing_such"), ("x = (\n", "SyntaxError"),
+    ("", "defines 0 methods"), ("import nothing_such\n", "ModuleNotFoundError.*nothing_such"),
+    ("x = (\n", "SyntaxError"),
     ("raise SystemExit(3)\n", "SystemExit"),
-    ("from models.method import HashMethod\nclass A(HashMethod):\n    name = 'hashnet'\n", "'hashnet', and that name is "
-     "taken"),
+    ("from models.method import HashMethod\nclass A(HashMethod):\n    name = 'hashnet'\n",
+     "'hashnet', and that name is taken"),
     ("from models.method import HashMethod\nclass A(HashMethod):\n    name = 'a'\nclass B(A):\n    name = 'b'\n",
      "defines 2 methods")])
 def test_files_that_are_no_method(registry, tmp_path, text, words):
@@ -158,7 +159,8 @@ def test_classes_that_break_the_contract(body, words):
 # python -m models new, and from there to an answer --------------------------------------------------------------------
 def test_new_refuses_what_is_there(run, tmp_path):
     for name, words in (("hashnet", "there is a method hashnet"), ("losses", "models/losses.py exists"),
-                        ("My-Hash", "no name for a method"), ("class", "no name for a method"), ("--dir", "is missing")):
+                        ("My-Hash", "no name for a method"), ("class", "no name for a method"),
+                        ("--dir", "is missing")):
         one_line(run("-m", "models", "new", name, ok=False), words)
     run("-m", "models", "new", "six", "--dir", tmp_path)
     before = (tmp_path / "six.py").read_bytes()
@@ -188,7 +190,8 @@ def test_a_method_file_trains_resumes_exports_and_answers(run, shapes, tmp_path,
     run(*again, "--method", file)
     best, model = out / "best.safetensors", tmp_path / "model"
     one_line(run("export_model.py", "--pretrained", best, "--save-inference-dir", model, ok=False), "--method FILE")
-    one_line(run("export_model.py", "--pretrained", best, "--save-inference-dir", model, "--method", "dhn", ok=False), "six")
+    one_line(run("export_model.py", "--pretrained", best, "--save-inference-dir", model, "--method", "dhn", ok=False),
+             "six")
     assert not model.exists()
     if "multi" in script:
         return

@@ -94,10 +94,10 @@ def test_its_file_is_evaluated_and_does_not_resume(weights, run, tmp_path):
 @pytest.mark.slow
 def test_train_export_and_answer_from_its_file(weights, run, tmp_path):
     (folder, arrays), data = weights, small_shapes(tmp_path)
-    settings = ("--backbone", "AlexNet", "--freeze-backbone", "--crop-size", 224, "--resize-size", 256, "--augment", "none",
-                "--feature-norm", "none", "--epoch", 1, "--learning-rate", 0, "--weight-decay", 0)
-    run("main_single_gpu.py", "--method", "hashnet", "--pretrained", folder / "weights_16.pdparams", "--bit", BITS, *data,
-        *settings, "--output-dir", tmp_path / "run")
+    settings = ("--backbone", "AlexNet", "--freeze-backbone", "--crop-size", 224, "--resize-size", 256, "--augment",
+                "none", "--feature-norm", "none", "--epoch", 1, "--learning-rate", 0, "--weight-decay", 0)
+    run("main_single_gpu.py", "--method", "hashnet", "--pretrained", folder / "weights_16.pdparams", "--bit", BITS,
+        *data, *settings, "--output-dir", tmp_path / "run")
     tensors, _ = open_checkpoint(tmp_path / "run")
     assert np.array_equal(tensors["model/hash.weight"], arrays["classifier_plus.6.weight"])
     done = run("export_model.py", "--pretrained", folder / "weights_16", "--save-inference-dir", tmp_path / "model")

@@ -17,13 +17,15 @@ SMALL_SET = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in SHAP
 # what a command contains -> flags that make it small
 SMALLER = [("--dataset shapes", f"--epoch 1 {SMALL_SET}"),
            ("--dataset my_images", SMALL_NET),
-           ("cifar10-1_frozen.yaml", "--epoch 1 --resize-size 64 --crop-size 64 --train-per-class 20 --query-per-class 5")]
+           ("cifar10-1_frozen.yaml",
+            "--epoch 1 --resize-size 64 --crop-size 64 --train-per-class 20 --query-per-class 5")]
 
 
 def commands(path):
     """The commands of the ``sh`` blocks that are not marked ``<!-- not run: reason -->``."""
     found = []
-    for note, block in re.findall(r"(<!-- not run: [^>]+ -->\n)?```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.S):
+    text = path.read_text(encoding="utf-8")
+    for note, block in re.findall(r"(<!-- not run: [^>]+ -->\n)?```sh\n(.*?)```", text, re.S):
         if not note:
             lines = block.replace("\\\n", " ").splitlines()
             found += [" ".join(line.split("  #")[0].split()) for line in lines if line.strip()]
@@ -58,8 +60,8 @@ def test_every_command_runs_as_printed(clone):
     for command in commands(ROOT / "README.md"):
         words = command + "".join(f" {flags}" for part, flags in SMALLER if part in command and "main_" in command)
         assert words.startswith("python "), f"only python commands are run here: {words}"
-        result = subprocess.run([sys.executable, *words.split()[1:]], cwd=clone, text=True, capture_output=True, timeout=240,
-                                env={**os.environ, "GLOG_v": "0"})
+        result = subprocess.run([sys.executable, *words.split()[1:]], cwd=clone, text=True, capture_output=True,
+                                timeout=240, env={**os.environ, "GLOG_v": "0"})
         assert result.returncode == 0, f"{words}\n{result.stdout[-2000:]}\n{result.stderr[-2000:]}"
         done.append(command)
     assert len(done) >= 8

@@ -238,7 +238,8 @@ exec "{sys.executable}" "$@"
 def test_a_folder_that_is_no_environment_is_left_alone(repo, python, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
-    assert "no virtual environment" in fault(sh(repo, "setup.sh", PYTHON=python.path, VENV=tmp_path / "photos", ok=False))
+    refused = sh(repo, "setup.sh", PYTHON=python.path, VENV=tmp_path / "photos", ok=False)
+    assert "no virtual environment" in fault(refused)
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
 
 
@@ -255,7 +256,8 @@ def test_no_python_on_the_path(repo, tmp_path):
 def test_every_pin_is_exact():
     for path in ROOT.glob("requirements*.txt"):
         for line in path.read_text(encoding="utf-8").splitlines():
-            assert not line or line.startswith("#") or re.fullmatch(r"[A-Za-z0-9-]+==[0-9.a-z]+", line), (path.name, line)
+            comment = not line or line.startswith("#")
+            assert comment or re.fullmatch(r"[A-Za-z0-9-]+==[0-9.a-z]+", line), (path.name, line)
 
 
 # runs --------------------------------------------------------------------------------------------
@@ -273,7 +275,8 @@ def test_train_scripts_pass_their_arguments(repo, echo, script, main):
 
 
 def test_nproc_is_the_number_of_processes(repo, echo):
-    assert sh(repo, "train_multi_gpu.sh", "--bit", 16, PYTHON=echo, NPROC=3).stdout == "main_multi_gpu.py|--nprocs|3|--bit|16|"
+    said = sh(repo, "train_multi_gpu.sh", "--bit", 16, PYTHON=echo, NPROC=3).stdout
+    assert said == "main_multi_gpu.py|--nprocs|3|--bit|16|"
 
 
 @pytest.mark.parametrize("script, main", [("test_single_gpu.sh", "main_single_gpu.py"),
@@ -289,8 +292,8 @@ def test_test_scripts_find_the_newest_checkpoint(repo, echo, script, main):
     assert sh(repo, script, "--pretrained", "x y", PYTHON=echo).stdout == f"{main}|--eval|--pretrained|x y|"
 
 
-@pytest.mark.parametrize("script", ["train_single_gpu.sh", "train_multi_gpu.sh", "test_single_gpu.sh", "test_multi_gpu.sh",
-                                    "tipc.sh"])
+@pytest.mark.parametrize("script", ["train_single_gpu.sh", "train_multi_gpu.sh", "test_single_gpu.sh",
+                                    "test_multi_gpu.sh", "tipc.sh"])
 def test_runs_need_paddle(repo, script, tmp_path):
     bare = program(tmp_path / "bare", "exit 1\n")
     assert "setup.sh" in fault(sh(repo, script, PYTHON=bare, ok=False))
@@ -302,7 +305,8 @@ def test_quickstart_takes_no_arguments(repo):
 
 def test_test_script_hands_its_arguments_to_pytest(repo, python):
     sh(repo, "setup.sh", "--test", PYTHON=python.path)
-    (repo / "test_one.py").write_text("def test_a():\n    pass\n\n\ndef test_b():\n    assert False\n", encoding="utf-8")
+    (repo / "test_one.py").write_text("def test_a():\n    pass\n\n\ndef test_b():\n    assert False\n",
+                                      encoding="utf-8")
     assert "1 passed" in sh(repo, "test.sh", "-k", "test_a", "test_one.py").stdout
     assert "1 failed" in sh(repo, "test.sh", "-k", "test_b", "test_one.py", ok=False).stdout
 

@@ -176,8 +176,8 @@ def recipe_files(folder):
     """The recipes in a method's folder.
 
     Returns:
-        dict name -> path: a file's name without its ending, and every data set of a line ``datasets: [a, b]``. (Its line
-        ``dataset`` is the one that is meant where no flag names any.)
+        dict name -> path: a file's name without its ending, and every data set of a line ``datasets: [a, b]``. (Its
+        line ``dataset`` is the one that is meant where no flag names any.)
 
     Raises:
         InputError: a file that cannot be read; two files for one data set.

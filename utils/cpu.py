@@ -1,4 +1,7 @@
-"""How many CPUs to use. Read before Paddle is imported, which sets OMP_NUM_THREADS to 1 and warns about other values."""
+"""How many CPUs to use.
+
+Read before Paddle is imported, which sets OMP_NUM_THREADS to 1 and warns about other values.
+"""
 import os
 
 USER_THREADS = os.environ.get("OMP_NUM_THREADS", "")

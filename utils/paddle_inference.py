@@ -74,6 +74,7 @@ class Graph:
         self._output = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
 
     def __call__(self, x):
+        """Input float32 of the exported shape -> the first output of the graph, an array."""
         self._input.copy_from_cpu(np.ascontiguousarray(x, dtype="float32"))
         self._predictor.run()
         return self._output.copy_to_cpu()

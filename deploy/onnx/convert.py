@@ -148,6 +148,7 @@ def not_there(converter, said, ending):
 
 
 def version_for(ending):
+    """The paddle2onnx that converts graphs with this ending, as words for a message."""
     return f"paddle2onnx=={CONVERTERS[ending]} (for {ending} graphs)"
 
 
@@ -166,6 +167,11 @@ def check(model_dir, folder):
 
 
 def main(argv):
+    """Convert a model folder to ONNX; with --check only say which packages do it.
+
+    Raises:
+        InputError: no folder is given, packages are missing, or the converted graph is refused.
+    """
     options = parse(argv)
     if options.check:
         quiet()

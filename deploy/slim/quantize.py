@@ -156,6 +156,11 @@ def check(folder, options):
 
 
 def main(argv):
+    """Quantize a model folder to int8; with --check only say which packages do it.
+
+    Raises:
+        InputError: no folder is given, packages are missing, or the int8 model is refused.
+    """
     options = parse(argv)
     if options.check:
         quiet()

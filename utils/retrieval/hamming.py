@@ -69,7 +69,8 @@ def check_codes(packed, bits=None, name="codes"):
     """Raise InputError unless ``packed`` is uint8 [N, nb], of ``bits`` bits (if given) with zero padding."""
     if not isinstance(packed, np.ndarray) or packed.dtype != np.uint8 or packed.ndim != 2 or not packed.shape[1]:
         kind = f"{packed.dtype} {list(packed.shape)}" if isinstance(packed, np.ndarray) else type(packed).__name__
-        raise InputError(f"{name} must be packed codes, uint8 [items, bytes], got {kind}; see utils.retrieval.hamming.pack")
+        raise InputError(f"{name} must be packed codes, uint8 [items, bytes], got {kind}; see "
+                         "utils.retrieval.hamming.pack")
     if packed.shape[1] * 8 > MAX_BITS:
         raise InputError(f"{name} have {packed.shape[1]} bytes each; the longest code is {MAX_BITS} bits")
     if bits is None:
