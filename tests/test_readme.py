@@ -32,14 +32,49 @@ def commands(path):
     return found
 
 
-def working_tree(folder):
-    """Copy the files of the checkout that git tracks or would track."""
+def tracked():
+    """The files of the checkout that git tracks or would track, relative to it."""
     names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True,
                            check=True)
-    for name in filter(None, names.stdout.decode().split("\0")):
-        if (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    return [name for name in names.stdout.decode().split("\0") if name and (ROOT / name).is_file()]
+
+
+def working_tree(folder):
+    """Copy the files of the checkout that git tracks or would track."""
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
+def chinese(page):
+    """The path of a page's Chinese twin."""
+    return page.with_name(f"{page.stem}_cn{page.suffix}")
+
+
+def english(page):
+    """The path of the page whose twin a Chinese page is."""
+    return page.with_name(page.name.replace("_cn.", "."))
+
+
+def links(page):
+    """The relative links of a page, without places in it."""
+    return re.findall(r"\]\((?!https?:)([^)#\s]+)", page.read_text(encoding="utf-8"))
+
+
+def shape(page):
+    """Levels of the headings; fenced blocks without the comments; cells in each row of each table."""
+    text = page.read_text(encoding="utf-8")
+    fenced = re.compile(r"^```.*?^```", re.S | re.M)
+    blocks = [re.sub(r" +#.*", "", block) for block in fenced.findall(text)]
+    prose = fenced.sub("", text)
+    headings = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
+    tables = [[len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+              for table in re.findall(r"(?:^\|.*\n?)+", prose, re.M)]
+    return headings, blocks, tables
+
+
+PAGES = [ROOT / name for name in tracked() if name.endswith(".md")]
+TWINS = [page for page in PAGES if chinese(page) in PAGES]
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +120,27 @@ def test_the_chinese_twin_has_the_same_commands():
     assert commands(ROOT / "README_cn.md") == commands(ROOT / "README.md")
 
 
-def test_every_linked_file_exists():
-    for name in ("README.md", "README_cn.md"):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), f"{name}: {target}"
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_from_chinese_pages_to_chinese_pages(page):
+    for target in links(page):
+        path = (page.parent / target).resolve()
+        assert path.exists(), target
+        if page.stem.endswith("_cn") and path != english(page):  # its own other language is meant
+            assert not chinese(path).exists(), f"{target} has a Chinese twin"
+
+
+@pytest.mark.parametrize("page", TWINS, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_twins_have_the_same_shape(page):
+    """Levels of headings, fenced blocks but for the words of comments, and rows and columns of tables."""
+    for part, one, other in zip(("headings", "blocks", "tables"), shape(page), shape(chinese(page))):
+        assert one == other, part
+    assert chinese(page) in {(page.parent / target).resolve() for target in links(page)}, "no link to the twin"
+    assert page in {(page.parent / target).resolve() for target in links(chinese(page))}, "no link back"
+
+
+def test_every_chinese_page_is_a_twin():
+    assert len(TWINS) >= 15
+    assert {chinese(page) for page in TWINS} == {page for page in PAGES if page.stem.endswith("_cn")}
 
 
 def test_the_method_table_is_the_registry(tmp_path, monkeypatch):
