@@ -141,7 +141,7 @@ def prepare(recipe, options):
     features = FeatureSource(method, recipe, options, sum(map(len, protocol.splits)))
     meta = checkpoint.describe(recipe, dataclasses.asdict(facts), protocol, vectorizer)
     about = checkpoint.About(meta, recipe_spec(recipe), seen_items(options, protocol, seen))
-    encoder = functools.partial(LiveEncoder, method, meta)
+    encoder = functools.partial(LiveEncoder, method, meta, say=lambda text: features.say(text))
     chooser = evaluator = Evaluator(encoder, protocol.query, protocol.database, recipe, options, features)
     training = None
     if not options["eval"]:

@@ -137,8 +137,8 @@ def run(options):
     With --gallery and no query the codes of the gallery are made or brought up to date, and that is all.
 
     Returns:
-        Plain values: ``method``, ``bits``, ``fingerprint``, ``precision``, ``search``, ``rank``,
-        ``code_file``, ``database_items``, ``grid`` (its file, or None), ``queries`` (see deploy.answers.results), ``skipped`` (those
+        Plain values: ``method``, ``bits``, ``fingerprint``, ``precision``, ``search``, ``rank``, ``code_file``,
+        ``database_items``, ``grid`` (its file, or None), ``queries`` (see deploy.answers.results), ``skipped`` (those
         that could not be read, each with ``query`` and ``reason``).
 
     Raises:

@@ -41,7 +41,7 @@ from utils.picture_loader import PictureLoader  # noqa: E402
 from utils.retrieval.encode import encode  # noqa: E402
 from utils.retrieval.hamming import pack  # noqa: E402
 from utils.training.checkpoint import save_checkpoint  # noqa: E402
-from utils.training.frozen_backbone import FrozenBackbone, flipped_bits  # noqa: E402
+from utils.training.static_function import StaticFunction, flipped_bits  # noqa: E402
 from utils.transforms import preprocess, preprocess_spec  # noqa: E402
 
 BITS = 64
@@ -69,10 +69,14 @@ def features(options):
     method = METHODS["hashnet"](backbone, BITS, DataFacts(16, 4), frozen=True)
     method.eval()
     images = pictures(64, 160)
-    sides = {"dynamic network": FrozenBackbone(method).dynamic}
+
+    def side(precision="fp32"):
+        return StaticFunction(method, method.backbone_features, "features", flipped_bits, precision, lambda text: None)
+
+    sides = {"dynamic network": side().dynamic}
     for precision in ("fp32", "bf16"):
         try:
-            sides[f"oneDNN {precision}"] = frozen = FrozenBackbone(method, precision, lambda text: None)
+            sides[f"oneDNN {precision}"] = frozen = side(precision)
             frozen.prepare(images)
         except InputError as error:
             print(f"oneDNN {precision} left out: {error}")

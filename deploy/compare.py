@@ -66,6 +66,9 @@ class Pair:
         self.encoders = reference, other
         self.bits, self.manifest, self.vectorizer = 2 * reference.bits, reference.manifest, reference.vectorizer
 
+    def prepare(self, sample):
+        """Nothing to do: both are model folders."""
+
     def encode(self, images):
         """Images -> relaxed codes of the first, then of the second."""
         return np.hstack([encoder.encode(images) for encoder in self.encoders])

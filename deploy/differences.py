@@ -10,9 +10,9 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.retrieval.encoder import modalities
+from utils.retrieval.flips import MARGIN, difference
 
 COMPARE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "compare.py")
-MARGIN = 1e-3  # of the largest |code|: bits of smaller codes may differ between engines
 RANDOM = 8  # random inputs of a comparison
 
 
@@ -35,18 +35,6 @@ def random_inputs(manifest, modality="image", seed=0):
 def run(encoder, rows, modality="image"):
     """Relaxed codes float32 [N, bits] of inputs."""
     return encoder.encode_text(rows) if modality == "text" else encoder.encode(rows)
-
-
-def difference(reference, other):
-    """How two engines' relaxed codes [N, bits] differ: a dict.
-
-    ``near_zero`` counts the codes of the reference within MARGIN of its largest |code| from zero, ``far_flips`` the
-    bits that differ although their code is not among them; ``largest`` is the largest difference of two codes.
-    """
-    near = np.abs(reference) <= MARGIN * np.abs(reference).max()
-    flips = (reference >= 0) != (other >= 0)
-    return {"items": len(reference), "codes": reference.size, "near_zero": int(near.sum()), "flips": int(flips.sum()),
-            "far_flips": int((flips & ~near).sum()), "largest": float(np.abs(reference - other).max())}
 
 
 def compare_random(reference, other):

@@ -72,6 +72,9 @@ class FolderEncoder:
         """How it runs, for messages."""
         return ""
 
+    def prepare(self, sample):
+        """Nothing to do: the graph of a folder is static."""
+
     def encode(self, images):
         """Preprocessed images float32 [N, 3, H, W] (or feature vectors [N, D]) -> relaxed codes float32 [N, bits]."""
         return self._run(self._image, images, self.manifest["image"]["input"], "image")

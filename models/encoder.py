@@ -9,6 +9,7 @@ from models.export import manifest
 from utils.cpu import threads as usable_threads
 from utils.errors import InputError
 from utils.text import Vectorizer
+from utils.training.static_function import DYNAMIC, StaticFunction, flipped_codes
 from utils.transforms import recipe_spec
 
 
@@ -20,18 +21,20 @@ class LiveEncoder:
         relaxed = encoder.encode(images)               # float32 [N, 3, H, W] -> float32 [N, bits]
     """
 
-    engine, precision = "Paddle", "fp32"
+    engine, precision = DYNAMIC, "fp32"
 
-    def __init__(self, method, meta):
+    def __init__(self, method, meta, say=print):
         """
         Args:
             method: HashMethod.
             meta: meta of its checkpoint (utils/training/checkpoint.py): ``recipe``, ``data``, ``classes`` and
                 ``vectorizer`` are looked at.
+            say: callable of a line, which names the engine where many pictures are encoded.
         """
         self.method, self.meta = method, meta
         self.bits = method.bits
         self.spec = recipe_spec(meta["recipe"])
+        self._say, self._static = say, None
         self._ready_made = meta["recipe"]["backbone"].startswith("precomputed")
 
     @functools.cached_property
@@ -50,6 +53,20 @@ class LiveEncoder:
         known = self.meta.get("vectorizer") if "text" in self.method.modalities else None
         return Vectorizer.from_dict(known) if known else None
 
+    def prepare(self, sample):
+        """Before many pictures are encoded: from here on by the static graph, where a sample of them allows it.
+
+        All ranks of a job call it, and choose alike.
+
+        Args:
+            sample: float32 [N, 3, H, W], array or tensor.
+        """
+        if self._static is None and sample.ndim == 4:
+            self.method.eval()
+            self._static = StaticFunction(self.method, self.method.encode, "codes", flipped_codes, say=self._say)
+            self._static.prepare(_array(sample))
+            self.engine = self._static.engine
+
     def _run(self, function, x):
         if self.method.training:
             self.method.eval()
@@ -61,6 +78,8 @@ class LiveEncoder:
 
         Arrays or tensors.
         """
+        if self._static is not None and images.ndim == 4:
+            return self._static(_array(images))
         features = images.ndim != 4 and not self._ready_made
         return self._run(self.method.encode_features if features else self.method.encode, images)
 
@@ -73,6 +92,10 @@ class LiveEncoder:
         if "text" not in self.method.modalities:
             raise InputError(f"method {self.method.name} reads images only; a text query needs a cross-modal model")
         return self._run(self.method.encode_text, rows)
+
+
+def _array(images):
+    return images.numpy() if isinstance(images, paddle.Tensor) else np.asarray(images, "float32")
 
 
 def checkpoint_encoder(path, use_gpu=False, threads=None):
@@ -90,4 +113,4 @@ def checkpoint_encoder(path, use_gpu=False, threads=None):
         raise InputError("no GPU: this Paddle is built without CUDA; use --use-gpu False")
     paddle.set_device("gpu" if use_gpu else "cpu")
     paddle.base.core.set_num_threads(threads or usable_threads())  # Paddle starts with one
-    return LiveEncoder(*load_method(path))
+    return LiveEncoder(*load_method(path), say=lambda text: print(f"----- {text}"))

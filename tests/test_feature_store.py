@@ -7,7 +7,7 @@ import pytest
 
 from utils.datasets import ArrayImages, FileImages
 from utils.training.feature_store import Space, image_keys
-from utils.training.frozen_backbone import flipped_bits
+from utils.training.static_function import flipped_bits
 
 SHAPE = (2, 3)
 ABOUT = {"backbone": "tiny", "features": "pooled", "engine": "none"}

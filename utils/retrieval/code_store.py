@@ -41,7 +41,8 @@ def code_file(encoder, split, encoded, role, modality, request, classes, root=No
     labels = split.labels if split.labels is None or whole else split.labels[encoded.positions]
     meta = {"split": role, "modality": modality, "data": request, "sha256": split.sha256(),
             "skipped": len(split) - len(encoded.positions), "precision": encoder.precision,
-            "method": encoder.manifest["method"], "classes": list(classes), "root": getattr(split.images, "root", root)}
+            "engine": encoder.engine, "method": encoder.manifest["method"], "classes": list(classes),
+            "root": getattr(split.images, "root", root)}
     return CodeFile(codes=encoded.codes if relaxed is None else pack(relaxed), bits=encoder.bits, ids=ids,
                     labels=labels, fingerprint=encoder.fingerprint, meta=meta, relaxed=relaxed)
 

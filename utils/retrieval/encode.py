@@ -10,6 +10,9 @@ import numpy as np
 from utils.errors import InputError
 from utils.retrieval.hamming import pack
 
+FEW = 512  # fewer pictures than this do not pay for making a static graph
+SAMPLE = 64  # pictures on which engines are compared
+
 
 class Encoded(NamedTuple):
     """Codes of the items that could be read.
@@ -49,6 +52,10 @@ def encode(encoder, split, modality="image", positions=None, on_broken="raise", 
     positions = np.arange(len(split)) if positions is None else np.asarray(positions, dtype="int64")
     pieces = [positions[start:start + batch_size] for start in range(0, len(positions), batch_size)]
     rows = _rows(encoder, split, modality)
+    if rows is None and len(split) >= FEW and len(positions):
+        (_, sample, _), = load(split, [positions[:SAMPLE]])
+        if len(sample):
+            encoder.prepare(sample)
     batches = load(split, pieces) if rows is None else ((piece, rows(piece), []) for piece in pieces)
     run = encoder.encode_text if modality == "text" else encoder.encode
     codes, read, messages = [_none(encoder, relaxed)], [], []

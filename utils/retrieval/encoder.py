@@ -12,7 +12,7 @@ class Encoder(Protocol):
         bits: code length.
         fingerprint: 16 hex digits of recipe and weights; code files carry it.
         precision: ``fp32``, ``bf16`` or ``int8``: codes of other precisions differ in some bits.
-        engine: what runs it, for people.
+        engine: what runs it, for people; results and code files name it.
         manifest: plain values that say how to feed it (deploy/model_folder.py).
         vectorizer: object with ``transform(texts)`` -> float32 [N, T] for texts, or None.
     """
@@ -23,6 +23,9 @@ class Encoder(Protocol):
     engine: str
     manifest: dict
     vectorizer: Optional[object]
+
+    def prepare(self, sample: np.ndarray) -> None:
+        """Called once before many pictures are encoded, with some of them: time to choose what runs fast."""
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images float32 [N, 3, H, W], or feature rows [N, ...] -> relaxed codes float32 [N, bits].

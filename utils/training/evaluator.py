@@ -1,4 +1,4 @@
-"""Encode splits (sharded over ranks) and report retrieval metrics. Only packed codes travel, and the queries' relaxed ones."""
+"""Encode splits, sharded over ranks, and report metrics. Packed codes travel, the queries' relaxed ones too."""
 import dataclasses
 import os
 import time
@@ -55,6 +55,7 @@ class Evaluator:
             if role not in self._features:
                 self._features[role] = self.source(split)
             split = dataclasses.replace(split, features=self._features[role])
+            encoder.engine = self.source.engine
         own = encode(encoder, split, modality, shard(len(split)), load=self._load,
                      batch_size=self.recipe["eval_batch_size"], relaxed=role == "query")
         return Encoded(np.concatenate(gather_objects(own.codes)), np.arange(len(split)), [])
@@ -77,7 +78,8 @@ class Evaluator:
         Returns:
             dict: ``score`` (what selection looks at: mAP, the mean of I->T and T->I where cross-modal),
             ``metrics`` (direction -> report of utils.retrieval.metrics.evaluate; empty where labels are missing),
-            ``query`` and ``database`` (modality -> CodeFile), ``health`` (of the database codes), ``warnings`` (lines),
+            ``query`` and ``database`` (modality -> CodeFile), ``health`` (of the database codes), ``engine`` (what
+            computed the database's image codes, or the features of a frozen backbone), ``warnings`` (lines),
             ``seconds``.
         """
         start = time.time()
@@ -90,7 +92,7 @@ class Evaluator:
                     [collapse(codefile.codes, 0 if codefile.labels is None else codefile.labels.shape[1])] if text]
         barrier()
         return {"score": overall(metrics), "metrics": metrics, "query": query, "database": database, "health": health,
-                "warnings": warnings,
+                "engine": database["image"].meta["engine"], "warnings": warnings,
                 "seconds": {"encode": encoded - start, "metrics": time.time() - encoded}}
 
 

@@ -1,19 +1,18 @@
-"""Raw backbone features of whole splits, each picture's computed once: see feature_store.py and frozen_backbone.py."""
+"""Raw backbone features of whole splits, each picture's computed once: see feature_store.py and static_function.py."""
 import hashlib
 import os
 
 import numpy as np
 
 from utils.augmentation import augmentation, augmentation_key
+from utils.retrieval.encode import FEW, SAMPLE
 from utils.training.distributed import barrier, gather_objects, rank, world_size
 from utils.training.feature_store import DEFAULT, Space, image_keys
-from utils.training.frozen_backbone import DYNAMIC, FrozenBackbone
 from utils.training.loader import Items, load_batches
 from utils.training.logger import bar
+from utils.training.static_function import DYNAMIC, StaticFunction, flipped_bits
 from utils.transforms import recipe_spec
 
-SAMPLE = 64  # pictures on which the engines are compared
-FEW = 512  # fewer pictures than this do not pay for making a static graph
 PIECE = 2048  # pictures a piece of the store: what an interruption loses
 
 
@@ -47,7 +46,8 @@ class FeatureSource:
         self.method, self.recipe, self.run, self.say = method, recipe, run, say
         self.fast = pictures >= FEW or recipe["precision"] != "fp32"
         self.spec = recipe_spec(recipe)
-        self.backbone = FrozenBackbone(method, recipe["precision"], lambda text: self.say(text))
+        self.backbone = StaticFunction(method, method.backbone_features, "features", flipped_bits,
+                                       recipe["precision"], lambda text: self.say(text))
         self.weights = None
 
     def __call__(self, split, views=0):

@@ -56,6 +56,7 @@ def write_result(path, recipe, protocol, report, fingerprint, device, state=None
                         images_per_second=round(state["images"] / max(state["seconds"], 1e-9), 2))
     write_json(path, {
         "score": report["score"], "metrics": report["metrics"], "code_health": report["health"],
+        "engine": report["engine"],
         "training": training, "protocol": protocol, "recipe": recipe, "recipe_source": source, "seed": recipe["seed"],
         "fingerprint": fingerprint, "seconds": {key: round(value, 3) for key, value in report["seconds"].items()},
         "warnings": report["warnings"], "split_of_training": split, "environment": environment(device),
