@@ -17,6 +17,7 @@ from utils.retrieval.codes import CodeFile
 from utils.retrieval.encode import encode
 from utils.training import evaluator
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
+from utils.training.features import FeatureSource
 
 
 def stored(made, folder, **changes):
@@ -37,8 +38,9 @@ def test_reduced_decoding_is_one_path_from_checkpoint_to_query(shapes, tmp_path,
     split = load_protocol("shapes", root=str(shapes), **SIZES).database.select(np.arange(40))
 
     def as_in_training(recipe):
+        run = {"num_workers": 0, "feature_cache": "none"}
         evaluate = evaluator.Evaluator(lambda: LiveEncoder(made[1], {**meta, "recipe": recipe}), split, split, recipe,
-                                       {"num_workers": 0}, 0)
+                                       run, FeatureSource(made[1], recipe, run, len(split)))
         return evaluate()["database"]["image"].codes
     trained, full = as_in_training(meta["recipe"]), as_in_training({**meta["recipe"], "decode": "full"})
     changed = np.unpackbits(trained ^ full, axis=1)
