@@ -118,6 +118,11 @@ def has_display():
 
 
 def main(argv):
+    """Answer the queries of the flags; exit status ``SKIPPED`` where some could not be read.
+
+    Raises:
+        InputError: see ``run``.
+    """
     options = parse(argv)
     quiet()
     if options.json:

@@ -26,7 +26,8 @@ def results(names, ranking, codefile, data, texts=None):
 
     Returns:
         list of dicts ``query``, ``matches``: ``rank``, ``distance``, ``id``, ``position``, ``path``, ``labels``,
-        ``score`` of an asymmetric ranking, ``text`` where texts are searched, and ``gone: true`` where the picture is not there any more.
+        ``score`` of an asymmetric ranking, ``text`` where texts are searched, and ``gone: true`` where the picture is
+        not there any more.
     """
     classes, root = codefile.meta.get("classes") or data.classes, codefile.meta.get("root")
     out = []

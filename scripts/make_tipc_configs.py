@@ -288,6 +288,11 @@ def present(folder):
 
 
 def main(argv):
+    """Write the configs that are not current; with --check only compare.
+
+    Raises:
+        InputError: an unknown argument, or --check and a file that is not current.
+    """
     if argv not in ([], ["--check"]):
         raise InputError(f"unknown argument {' '.join(argv)}; the only one is --check")
     from models import METHODS

@@ -30,6 +30,7 @@ def git(*arguments):
 
 
 def paddle_version():
+    """The installed version of Paddle, or an empty string."""
     for name in ("paddlepaddle-gpu", "paddlepaddle"):
         try:
             return importlib.metadata.version(name)
@@ -55,6 +56,7 @@ def speed(text, skip, batch, devices):
 
 
 def main():
+    """Write the speed in the log --filename to --speed_log_file; exit status 1 where the log has no step."""
     parser = argparse.ArgumentParser(description="speed of training")
     for flag in ("--filename", "--speed_log_file", "--model_name"):
         parser.add_argument(flag, required=True)

@@ -19,6 +19,7 @@ def losses(folder):
 
 
 def main():
+    """Compare the losses of two runs; exit status 1 where they differ, 2 where they cannot be compared."""
     parser = argparse.ArgumentParser(description="losses of two runs")
     parser.add_argument("--run", required=True)
     parser.add_argument("--reference", required=True)

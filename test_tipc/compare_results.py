@@ -267,6 +267,7 @@ class Verdict:
         self.faults, self.say = [], say
 
     def line(self, name, good, text):
+        """Say how the comparison ``name`` went, and keep it among the faults where it is not good."""
         if not good:
             self.faults.append(name)
         self.say(f"{name}: {text}" + ("" if good else ", DIFFERS"))
@@ -294,6 +295,7 @@ def differing_bits(first, second, masks=None):
 
 
 def ones(number):
+    """How many bits of a number are 1."""
     return bin(number).count("1")
 
 
@@ -436,6 +438,7 @@ def choose_rule(results, stored, across_versions, path):
 
 
 def arguments(argv=None):
+    """The command's flags, read."""
     parser = argparse.ArgumentParser(description="A TIPC run against itself and against stored results")
     parser.add_argument("--eval_file", required=True, help="result.json of the evaluation")
     parser.add_argument("--log_file", required=True, help="what infer.py --evaluate True printed")
@@ -470,6 +473,7 @@ def compare(options):
 
 
 def main(argv=None):
+    """Compare, and exit with the status of ``compare``; 2 where the files cannot be compared."""
     options = arguments(argv)
     try:
         sys.exit(compare(options))

@@ -157,6 +157,11 @@ def chosen(patterns):
 
 
 def main(argv):
+    """Run the chosen configs and store their results; see the docstring above.
+
+    Raises:
+        InputError: no config is called so, the data cannot be prepared, or a config has no new results.
+    """
     parser = argparse.ArgumentParser(description="Make the stored results of TIPC")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN")
     parser.add_argument("--mode", default="lite_train_lite_infer")

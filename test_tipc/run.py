@@ -40,11 +40,19 @@ class Mistake(Exception):
 
 
 class Parser(argparse.ArgumentParser):
+    """Wrong flags are a Mistake: one line rather than the usage."""
+
     def error(self, message):
+        """Raise Mistake, where argparse would print the usage and exit."""
         raise Mistake(f"{message}; sh scripts/tipc.sh --help lists the options")
 
 
 def parse(argv):
+    """The flags, read and checked.
+
+    Raises:
+        Mistake: what is wrong with them.
+    """
     parser = Parser(prog="sh scripts/tipc.sh", allow_abbrev=False, description="Run TIPC configs and print a table.")
     parser.add_argument("patterns", nargs="*", metavar="PATTERN",
                         help="configs by name, such as hashnet_16 or 'hashnet_*' (default: all)")
@@ -245,6 +253,7 @@ def table(tasks):
 
 
 def last_map(task):
+    """The mAP of the last step that found one, or a dash."""
     return next((step[3] for step in reversed(task["steps"]) if step[3] != "-"), "-")
 
 
@@ -304,6 +313,7 @@ def line_of(task):
 
 
 def main(argv):
+    """Run what the flags name, print the table, write the summary; returns 1 where something failed, else 0."""
     os.chdir(ROOT)
     options = parse(argv)
     output = os.environ.get("TIPC_OUTPUT", "test_tipc/output")

@@ -16,6 +16,7 @@ import time
 
 
 def free_port():
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -75,6 +76,7 @@ def worker_text(folder):
 
 
 def main():
+    """Run the command on all nodes and print what rank 0 said; exit status 1 where a node ended badly."""
     parser = argparse.ArgumentParser(description="several nodes on one machine")
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--log-dir", required=True)

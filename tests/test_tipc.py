@@ -543,7 +543,8 @@ def test_real_run(real, chain, step):
 FAULTS = {
     "failing train": (("utils/training/trainer.py", "optimizer.clear_grad()", "raise RuntimeError('broken')"), "train",
                       "broken"),
-    "missing checkpoint": (("utils/training/trainer.py", "save(best, method", "print(method"), "train", "best.safetensors"),
+    "missing checkpoint": (("utils/training/trainer.py", "save(best, method", "print(method"), "train",
+                           "best.safetensors"),
     "NaN loss": (("models/hashnet.py", "self.alpha, self.class_num)}", "self.alpha, self.class_num) * float('nan')}"),
                  "train", "loss term 'total' is nan"),
     "wrong config path": (("test_tipc/run.py", 'f"test_tipc/configs/{task', 'f"test_tipc/confgis/{task'), "prepare",
@@ -556,7 +557,8 @@ FAULTS = {
     "changed preprocessing": (("models/export.py", "recipe_spec(recipe)",
                                'recipe_spec({**recipe, "resize_size": recipe["resize_size"] + 8})'), "compare_cpu",
                               "differ"),
-    "flipped bits": (("utils/retrieval/code_store.py", "encoded = need_codes(self._encode(split, role, modality), split)",
+    "flipped bits": (("utils/retrieval/code_store.py",
+                      "encoded = need_codes(self._encode(split, role, modality), split)",
                       "encoded = self._encode(split, role, modality); "
                       "encoded = encoded._replace(codes=encoded.codes ^ 1)"), "compare_cpu", "differ"),
 }

@@ -120,6 +120,11 @@ def benchmark(predictor, codes, database, options, item, start_up):
 
 
 def main(argv):
+    """Encode, and search or evaluate, with the exported model that the flags name.
+
+    Raises:
+        InputError: what is wrong with the flags, the model or the data.
+    """
     options = parse(argv)
     if not options.model_dir:
         raise InputError("--model-dir DIR is missing (the folder that export_model.py wrote)")
