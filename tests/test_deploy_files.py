@@ -52,12 +52,13 @@ def test_the_listed_files_are_enough(tmp_path, shapes, tmp_path_factory):
     assert "Found matched" in call("predict.py", "--model-dir", "model", "--img", str(picture), "--save-path", "codes")
     # and Python code, as in the README
     code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)[1]
-    for old, new in (("output/model", "model"), ("cat.jpg", str(picture)),
+    for old, new in (("output/model", "model"), ("cat.jpg", str(picture)), ("output/photos", "photos"),
                      ("output/database_hashnet_64", f"codes/database_hashnet_{BITS}")):
         assert old in code
         code = code.replace(old, new)
-    said = call("-c", code + "print(distance.size, 'nearest from', distance.min())")
-    assert re.fullmatch(r"5 nearest from \d+\n", said)
+    call(*re.search(r"^# python (-m deploy.index build .*)$", code, re.M)[1].split())
+    said = call("-c", code + "print(len(hits.ids), 'nearest from', min(hits.distance))")
+    assert re.search(r"^5 nearest from \d+$", said, re.M), said
 
 
 def test_nothing_of_the_list_is_missing():
