@@ -8,8 +8,9 @@ parse_convert_lines() {
     local block=$1_params
     read -ra convert_command <<<"$(section "$block" "${1#paddle}")"
     read -ra compare_command <<<"$(section "$block" compare)"
-    [ ${#convert_command[@]} -gt 0 ] && [ ${#compare_command[@]} -gt 0 ] ||
+    if [ ${#convert_command[@]} -eq 0 ] || [ ${#compare_command[@]} -eq 0 ]; then
         fail "$model_name: the config has no block $block with the lines ${1#paddle} and compare"
+    fi
     # the batch size of this chain's one inference
     batch=${batch_sizes[0]}
 }

@@ -74,7 +74,7 @@ except errors.InputError as error:
 
 # The chain amp: one run for each format of numbers (line 6: `--amp:bf16|fp16`).
 train_formats() {
-    local why= format
+    local why="" format
     choose_device
     for format in "${autocasts[@]}"; do
         tag=_$format
