@@ -1,6 +1,7 @@
 """The benchmark section that TIPC readers know from AutoLog, without that package and without its exit."""
 import os
 import platform
+import subprocess
 import sys
 import time
 
@@ -63,6 +64,16 @@ def since_process_start():
         return None
 
 
+def driver_version():
+    """Version of the NVIDIA driver, None where there is none."""
+    try:
+        done = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.split("\n")[0].strip() or None if done.returncode == 0 else None
+
+
 class AutoLogger:
     """Collects what ``report()`` prints; ``times`` is fed by the caller."""
 
@@ -71,7 +82,8 @@ class AutoLogger:
         """
         Args:
             model_name: shown under Model info.
-            batch_size, data_num, input_shape: shown under Data info.
+            batch_size, input_shape: shown under Data info; a shape is text without blanks, ``3,224,224``.
+            data_num: timed calls, shown there too.
             precision: fp32 or bf16.
             device: cpu or gpu.
             runtime: dict of engine settings for Conf info (``enable_mkldnn`` and so on).
@@ -91,18 +103,22 @@ class AutoLogger:
         perf = [f"cpu_rss(MB): {memory if memory is None else round(memory, 4)}, gpu_rss(MB): None, gpu_util: None%",
                 f"total time spent(s): {round(self.times.total(), 4)}",
                 f"preprocess_time(ms): {before}, inference_time(ms): {during}, postprocess_time(ms): {after}"]
-        version = getattr(paddle, "version", None)
-        env = {"OS_version": platform.platform(), "python_version": platform.python_version(),
-               "cpu_count": os.cpu_count(), "CUDA_version": version.cuda() if version else None}
-        sections = [("Env", env),
-                    ("Paddle", {"paddle_version": paddle.__version__,
-                                "paddle_commit": getattr(version, "commit", None)}),
-                    ("Conf", self.conf), ("Model", self.model), ("Data", self.data)]
+        version = paddle.version
+        env = {"OS_version": platform.platform(), "CUDA_version": version.cuda(), "CUDNN_version": version.cudnn(),
+               "drivier_version": driver_version(), "python_version": platform.python_version(),
+               "cpu_count": os.cpu_count()}
+        # spelling and dashes are AutoLog's: readers look for them
+        sections = [("---------------------- Env info ----------------------", env),
+                    ("---------------------- Paddle info ----------------------",
+                     {"paddle_version": paddle.__version__, "paddle_commit": version.commit, "log_api_version": "1.0"}),
+                    ("----------------------- Conf info -----------------------", self.conf),
+                    ("----------------------- Model info ----------------------", self.model),
+                    ("----------------------- Data info -----------------------", self.data)]
         out = []
         for title, values in sections:
-            out.append(f"---------------------- {title} info ----------------------")
+            out.append(title)
             out += [f" {key}: {value}" for key, value in values.items()]
-        out.append("---------------------- Perf info ----------------------")
+        out.append("----------------------- Perf info -----------------------")
         out += [f" {line}" for line in perf]
         out += [f" {key}: {value}" for key, value in self.extra.items()]
         return out

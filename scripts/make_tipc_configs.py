@@ -17,7 +17,7 @@ FOLDER = os.path.join(ROOT, "test_tipc", "configs")
 # The order is the convention: readers go by line numbers. Lines 1 to 51 are those of PaddlePaddle's template script.
 # What is said of a mode is said in lines 7 and 9 only, for the template asks for no other; so the lite data and recipe
 # stand in the command. `auto`: a GPU if there is one, else the CPU. whole_infer of the template exports what its
-# lite_train_lite_infer has left (it knows one folder for all configs).
+# lite_train_lite_infer has left (it knows one folder for all configs, so a run there is overwritten).
 TRAIN = """\
 ===========================train_params===========================
 model_name:{name}
@@ -249,7 +249,8 @@ def config(chain, method, bit):
         "batch": "lite_train_lite_infer=16|lite_train_whole_infer=16", "trainer": "norm_train",
         "program": "main_single_gpu.py", "single": "null", "lite": lite, "whole": whole,
         "lite_image": f"{lite}/images/q000000.jpg",
-        "lite_task": f"{task} --data-path {lite} --config test_tipc/configs/lite/{method}.yaml",
+        "lite_task": f"{task} --data-path {lite} --config test_tipc/configs/lite/{method}.yaml "
+                     "--overwrite True",
         "task": f"{task} --data-path {whole}",
         # where the scripts of others keep their run
         "lite_run": "./test_tipc/output/norm_train_gpus_0_autocast_null",

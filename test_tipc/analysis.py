@@ -16,7 +16,7 @@ import sys
 
 # a step, in one line or several
 STEP = re.compile(r"loss: (\S+?),[^\[]*?avg_reader_cost: ([\d.]+) sec,\s+avg_batch_cost: ([\d.]+) sec,\s+"
-                  r"avg_ips: ([\d.]+) images/sec")
+                  r"(?:avg_samples: [\d.]+,\s+)?avg_ips: ([\d.]+) images/sec")
 
 
 def git(*arguments):

@@ -4,6 +4,11 @@
         [--codes OUT/codes_cpu_batchsize_1] [--train_log OUT/train.log]
         [--gt_file 'test_tipc/results/{paddle}/hashnet_16_lite_train_lite_infer.json'] [--across_versions]
 
+As other projects call theirs, with files of their form (official_results.py), which it also compares without --eval_file:
+
+    python test_tipc/compare_results.py --gt_file 'test_tipc/results/paddle3.3/python_hashnet_16_*.txt'
+        --log_file 'test_tipc/output/python_infer_cpu_*.log' --atol 1e-3 --rtol 1e-3
+
 --codes is the folder (or one file) where infer.py left its code files, --train_log what training printed. ``{paddle}``
 in --gt_file becomes the Paddle line of the run, ``paddle3.3`` or ``paddle2.6``: the evaluation's result.json names it.
 Run it on the machine, and with the OMP_NUM_THREADS, of the run.
@@ -50,6 +55,10 @@ import re
 import sys
 
 import numpy as np
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from test_tipc import official_results  # noqa: E402  (needs the path above)
 
 FORMAT = 1
 INSTRUCTIONS = ("avx512f", "avx2", "avx", "sse4_2")
@@ -162,7 +171,6 @@ def read_losses(path):
 
 def read_codes(path):
     """dict name -> utils.retrieval.codes.CodeFile of a folder's code files, or of one file."""
-    sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from utils.errors import InputError
     from utils.retrieval.codes import CodeFile
     names = sorted(glob.glob(os.path.join(glob.escape(path), "*.npz"))) if os.path.isdir(path) else [path]
@@ -440,13 +448,16 @@ def choose_rule(results, stored, across_versions, path):
 def arguments(argv=None):
     """The command's flags, read."""
     parser = argparse.ArgumentParser(description="A TIPC run against itself and against stored results")
-    parser.add_argument("--eval_file", required=True, help="result.json of the evaluation")
+    parser.add_argument("--eval_file", help="result.json of the evaluation; without it, see --gt_file")
     parser.add_argument("--log_file", required=True, help="what infer.py --evaluate True printed")
     parser.add_argument("--codes", help="folder of infer.py's code files, or one of them")
     parser.add_argument("--train_log", help="what training printed")
-    parser.add_argument("--gt_file", help="stored results; {paddle} stands for the run's Paddle line")
+    parser.add_argument("--gt_file", help="stored results; {paddle} stands for the run's Paddle line; without "
+                        "--eval_file: pattern of .txt files of PaddleClas's form")
     parser.add_argument("--across_versions", action="store_true", help="stored results of another Paddle line will do")
     parser.add_argument("--atol", type=float, default=1e-3, help="mAP of Paddle Inference against the evaluation's")
+    parser.add_argument("--rtol", type=float, default=1e-3, help="without --eval_file: relative tolerance")
+    parser.add_argument("--precision", help="accepted; the names of the files say it")
     return parser.parse_args(argv)
 
 
@@ -472,12 +483,26 @@ def compare(options):
     return 0
 
 
+def compare_official(options):
+    """The comparison of other projects: logs against .txt files; returns the exit status."""
+    if not options.gt_file:
+        raise Unusable("give --eval_file, or --gt_file with .txt files")
+    found = official_results.compare(options.gt_file, options.log_file, options.atol, options.rtol)
+    for log, path, faults in found:
+        print(f"{log} and {path}: {', '.join(faults) + ' DIFFERS' if faults else 'consistent'}")
+    if any(faults for _, _, faults in found):
+        print("error: they differ", file=sys.stderr)
+        return 1
+    print("verdict: same as stored")
+    return 0
+
+
 def main(argv=None):
     """Compare, and exit with the status of ``compare``; 2 where the files cannot be compared."""
     options = arguments(argv)
     try:
-        sys.exit(compare(options))
-    except Unusable as error:
+        sys.exit(compare(options) if options.eval_file else compare_official(options))
+    except (Unusable, official_results.Damaged) as error:
         print(f"error: cannot compare: {error}", file=sys.stderr)
         sys.exit(2)
 

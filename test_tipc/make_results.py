@@ -1,10 +1,11 @@
 """Make the stored results that compare_results.py compares with: run the base chain, keep what it found.
 
-    python test_tipc/make_results.py [PATTERN ...] [--mode lite_train_lite_infer] [--jobs 1] [--no_run]
+    python test_tipc/make_results.py [PATTERN ...] [--mode lite_train_lite_infer] [--jobs 1] [--no_run | --texts]
 
 PATTERN is a config's name, such as hashnet_16 or 'hashnet_*' (default: all). The interpreter that runs this script runs
 the chain, so results of another Paddle line are made with its environment's python. They go to
-``test_tipc/results/<Paddle line>/<config>_<mode>.json``: look at the difference (git diff) before you commit it.
+``test_tipc/results/<Paddle line>/<config>_<mode>.json``, and in the form of other projects (official_results.py) to
+``python_<config>_results_fp32.txt`` beside it: look at the difference (git diff) before you commit it.
 --no_run takes what the last run left in test_tipc/output ($TIPC_OUTPUT). One math thread is used, as in the lite modes.
 
 A file holds, as sorted JSON:
@@ -38,7 +39,7 @@ CONFIG = "train_infer_python.txt"
 NEEDED = ("train", "eval", "export", "infer_cpu")
 sys.path.insert(0, ROOT)
 
-from test_tipc import compare_results  # noqa: E402  (needs the path above)
+from test_tipc import compare_results, official_results  # noqa: E402  (needs the path above)
 from utils.errors import InputError, run_main  # noqa: E402
 
 
@@ -147,6 +148,24 @@ def write(path, results):
     return "changed"
 
 
+def write_text_results(line, config, results):
+    """The .txt file of a config's lite run, from its stored results."""
+    from utils.files import write_text
+    text = official_results.text_of(results)
+    if text:
+        write_text(official_results.path_of(f"{FOLDER}/{line}", config), text)
+
+
+def write_all_texts():
+    """Make every .txt file anew from the stored results; returns how many."""
+    ending = "_lite_train_lite_infer.json"
+    paths = glob.glob(f"{FOLDER}/*/*{ending}")
+    for path in paths:
+        write_text_results(path.split(os.sep)[-2], os.path.basename(path)[:-len(ending)],
+                           compare_results.read_stored(path))
+    return len(paths)
+
+
 def chosen(patterns):
     """Names of the configs that match, sorted."""
     names = sorted(os.path.basename(os.path.dirname(path)) for path in glob.glob(f"test_tipc/configs/*/{CONFIG}"))
@@ -166,9 +185,13 @@ def main(argv):
     parser.add_argument("patterns", nargs="*", metavar="PATTERN")
     parser.add_argument("--mode", default="lite_train_lite_infer")
     parser.add_argument("--jobs", type=int, default=1, help="configs at a time")
+    parser.add_argument("--texts", action="store_true", help="make the .txt files from the .json files, no more")
     parser.add_argument("--no_run", action="store_true", help="take what the last run left")
     options = parser.parse_args(argv)
     os.chdir(ROOT)
+    if options.texts:
+        print(f"{write_all_texts()} made")
+        return
     os.environ["OMP_NUM_THREADS"] = "1"  # for the chain, and before Paddle is imported here
     configs = chosen(options.patterns)
     start = time.monotonic()
@@ -189,6 +212,8 @@ def main(argv):
                 continue
             path = f"{FOLDER}/{line}/{config}_{options.mode}.json"
             print(f"{path}: {write(path, results)}", flush=True)
+            if options.mode == "lite_train_lite_infer":
+                write_text_results(line, config, results)
     print(f"{len(configs) - faults} of {len(configs)} made in {time.monotonic() - start:.0f} s")
     if faults:
         raise InputError(f"{faults} configs have no new results")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from test_tipc import compare_results, make_results
+from test_tipc import compare_results, make_results, official_results
 from utils.retrieval.codes import CodeFile
 from utils.retrieval.hamming import pack
 
@@ -479,3 +479,29 @@ def test_changed_manifest_and_another_checkpoint_are_seen(real):
                 f"{real.out}/inference")
     real.infer()
     assert "model, " in real.compare(ok=False, gt=False).splitlines()[-1]
+
+
+# the form of other projects ----------------------------------------------------------------------
+def test_text_results_are_those_of_the_json_files():
+    texts = sorted((ROOT / "test_tipc" / "results").glob("*/python_*_results_fp32.txt"))
+    assert texts
+    for path in texts:
+        config = path.name[len("python_"):-len("_results_fp32.txt")]
+        stored = json.loads((path.parent / f"{config}_lite_train_lite_infer.json").read_text())
+        assert path.read_text() == official_results.text_of(stored)
+
+
+@pytest.mark.parametrize("log, status, words", [
+    ("bits: [1, 0]\nHamm_min: 3\nI->I mAP: 0.5004\n", 0, "verdict: same as stored"),
+    ("bits: [1, 1]\nHamm_min: 3\nI->I mAP: 0.5\n", 1, "bits: DIFFERS"),
+    ("bits: [1]\nHamm_min: 3\nI->I mAP: NaN\n", 1, "bits:, mAP: DIFFERS"), ("Hamm_min: 3\n", 2, "no line with"),
+    ("bits: x\nHamm_min: 3\nmAP: 0.5\n", 2, "no number"), (None, 2, "no file is called")])
+def test_official_flags(tmp_path, run, log, status, words):
+    text = official_results.text_of({"query": {"code": "8", "nearest": ["a.jpg 3"]}, "bits": 2, "mAP": {"I->I": 0.5}})
+    (tmp_path / "python_x_results_fp32.txt").write_text(text)
+    if log is not None:
+        (tmp_path / "python_infer_cpu_precision_fp32.log").write_text(log)
+    done = subprocess.run([sys.executable, ROOT / "test_tipc" / "compare_results.py", f"--gt_file={tmp_path}/*.txt",
+                           f"--log_file={tmp_path}/*.log", "--atol=1e-3", "--rtol=1e-3"], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == status and words in done.stdout + done.stderr

@@ -39,7 +39,7 @@ def test_command_builds_loads_and_measures(run, model, shapes, tmp_path, tmp_pat
     """The seed's flags as TIPC writes them; the second run loads the codes and finds the same."""
     arguments = [INFER, "--model-dir", model, f"--save_path={tmp_path}", "--use-gpu=False", "--batch-size=8",
                  "--img-path", picture(shapes, "database", 5), "--bit", BITS, "--threads", 1]
-    first = run(*arguments, "--evaluate", "--benchmark=True", "--repeat", 2)
+    first = run(*arguments, "--evaluate", "--benchmark=True", "--repeat", 2, "--batch-size", 8)
     assert (tmp_path / f"database_hashnet_{BITS}.npz").is_file() and "Encoded 160 database images" in first.stdout
     assert "Predicted Hamm_min: 0\n" in first.stdout  # the query is in the database
     for title in ("Env", "Paddle", "Conf", "Model", "Data", "Perf"):
@@ -210,7 +210,11 @@ def test_report_returns_and_is_complete(capsys):
     log.report()
     out = capsys.readouterr().out
     for text in ("model_name: hashnet_16", "precision: bf16", "batch_size: 4", "enable_mkldnn: True", "items: 3",
-                 f"paddle_version: {paddle.__version__}", "cpu_rss(MB): ", "inference_time(ms): 0.0"):
+                 f"paddle_version: {paddle.__version__}", "cpu_rss(MB): ", "inference_time(ms): 0.0", "CUDNN_version: ",
+                 "drivier_version: ", "log_api_version: 1.0"):
         assert text in out
+    titles = [line.split("INFO: ")[1] for line in out.splitlines() if "-----" in line]
+    assert [(title.split()[1], len(title.split()[0]), len(title.split()[-1])) for title in titles] == [
+        ("Env", 22, 22), ("Paddle", 22, 22), ("Conf", 23, 23), ("Model", 23, 22), ("Data", 23, 23), ("Perf", 23, 23)]
     assert all(line.startswith("[2") and "root INFO: " in line for line in out.splitlines())
     assert since_process_start() is None or since_process_start() > 0

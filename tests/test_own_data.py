@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from utils.datasets import load_protocol
+from utils.datasets import absolute_name, load_protocol
 from utils.datasets.base import Request
 from utils.datasets.own import folders
 from utils.datasets.own import splits as own
@@ -521,3 +521,19 @@ def test_a_gallery_with_classes_and_a_manifest(classes, tmp_path):
     assert split.ids == ["cat/0.jpg", "dog/1.JPG"] and names == ["x", "y"]
     split, _, _ = own.gallery(pictures(tmp_path / "s", "train/cat/0.jpg", "test/cat/1.jpg", "val/cat/1.jpg"))
     assert len(split) == 3  # nothing is split, so nothing is doubtful
+
+
+def test_a_name_is_the_folder_of_lists_below_data(tmp_path, monkeypatch):
+    """paddle_hashnet's --dataset coco_lite is data/coco_lite/{train,test,database}.txt."""
+    for name in ("train", "test", "database"):
+        write_list = tmp_path / "data" / "mine_lite" / f"{name}.txt"
+        write_list.parent.mkdir(parents=True, exist_ok=True)
+        write_list.write_text(f"a/{name}.jpg 0 1\n")
+        picture(tmp_path / "pictures" / "a" / f"{name}.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert absolute_name("mine_lite") == str(tmp_path / "data" / "mine_lite")
+    protocol = load_protocol("mine_lite", root="pictures")
+    assert [split.ids for split in protocol.splits] == [["a/train.jpg"], ["a/test.jpg"], ["a/database.jpg"]]
+    (tmp_path / "data" / "mine_lite" / "database.txt").unlink()
+    with pytest.raises(InputError, match="unknown data set 'mine_lite'"):
+        load_protocol("mine_lite", root="pictures")

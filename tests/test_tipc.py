@@ -64,7 +64,7 @@ elif step == "train":
     leave(value("--output-dir") + "/result.json", json.dumps({"training": {"history": [{"epoch": 2, "loss": loss}]}}))
     for cost in (4.0, 2.0, 0.5, 0.5):
         print(f"epoch: [1/2], loss: {'nan' if told('NAN') else 0.5}, image: 0.1, avg_reader_cost: 0.1 sec,"
-              f" avg_batch_cost: {cost} sec, avg_ips: 9.0 images/sec")
+              f" avg_batch_cost: {cost} sec, avg_samples: 16, avg_ips: 9.0 images/sec, ips: 9.0")
     print(*arguments)
 elif step == "eval":
     leave(value("--output-dir") + "/result.json", "{}")

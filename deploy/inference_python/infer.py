@@ -28,7 +28,7 @@ FLAGS = {
     "img_path": Setting(None, "query picture; default: the first query of the split", shown="FILE"),
     "topk": Setting(1, "matches to print", low=1),
     **ranking.FLAGS,
-    "batch_size": Setting(1, "pictures a call when the database is encoded", low=1),
+    "batch_size": Setting(1, "pictures a call, of the database and of the benchmark", low=1),
     "workers": Setting(2, "decoding threads", low=1),
     "use_gpu": Setting(False, "run on the GPU"),
     "threads": Setting(None, "math threads on the CPU; default all cores", kind=int, low=1),
@@ -37,8 +37,8 @@ FLAGS = {
     "evaluate": Setting(False, "encode the query split too and print mAP"),
     "map_topk": Setting(None, "K of mAP@K, 0 = all; default: the training run's", kind=int, low=0, spelled=ALL),
     "benchmark": Setting(False, "print the usual benchmark section"),
-    "warmup": Setting(1, "unmeasured queries of the benchmark", low=0),
-    "repeat": Setting(10, "measured queries of the benchmark", low=1),
+    "warmup": Setting(1, "unmeasured calls of the benchmark", low=0),
+    "repeat": Setting(10, "measured calls of the benchmark", low=1),
 }
 
 
@@ -97,12 +97,15 @@ def evaluate_codes(store, databases, map_topk=None):
 
 
 def benchmark(predictor, codes, database, options, item, start_up):
-    """Time the query's three stages again and again, on the database's codes and words; print the report."""
+    """Time --batch-size queries again and again, on the database's codes and words; print the report of the stages."""
+    import numpy as np
+
     from deploy.autolog import AutoLogger
     from utils.images import decode
     spec = predictor.manifest["preprocess"]
-    log = AutoLogger(f"{predictor.manifest['method']}_{predictor.bits}", batch_size=1, data_num=options.repeat,
-                     input_shape=predictor.manifest["image"]["input"], precision=predictor.precision,
+    log = AutoLogger(f"{predictor.manifest['method']}_{predictor.bits}", batch_size=options.batch_size,
+                     data_num=options.repeat, input_shape=",".join(map(str, predictor.manifest["image"]["input"])),
+                     precision=predictor.precision,
                      device="gpu" if options.use_gpu else "cpu", runtime=predictor.runtime(),
                      extra={"start_up_time(s)": start_up if start_up is None else round(start_up, 3),
                             "database_items": database.shape[1]})
@@ -110,9 +113,10 @@ def benchmark(predictor, codes, database, options, item, start_up):
         if call == options.warmup:
             log.times.calls.clear()
         log.times.start()
-        image = model_input(predictor, decode(options.img_path, spec=spec) if options.img_path else item)
+        items = [decode(options.img_path, spec=spec) if options.img_path else item for _ in range(options.batch_size)]
+        images = np.concatenate([model_input(predictor, one) for one in items])
         log.times.stamp()
-        code = predictor.encode(image)
+        code = predictor.encode(images)
         log.times.stamp()
         ranking.rank(options, code, codes, database)
         log.times.end(stamp=True)
@@ -171,12 +175,14 @@ def main(argv):
             databases["text"] = store.open(os.path.join(os.path.dirname(path), store.name("text")), "text",
                                            options.rebuild)
         reports, skipped = evaluate_codes(store, databases, options.map_topk)
+        say(f"----- Query bits: {(code[0] >= 0).astype(int).tolist()}")  # this and `mAP:` are read by TIPC's scripts
         for direction, report in reports.items():
             say(f"----- {prefix(direction)}{report['definition']['name']}: {report['mAP']:.6f} "
                 f"(tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} codes of "
                 f"{predictor.engine}")
             say(f"----- {prefix(direction)}{report['definition']['name']} asymmetric: "
                 f"{report['mAP_asymmetric']:.6f} ({report['definition']['asymmetric']})")
+            say(f"----- {prefix(direction)}mAP: {report['mAP']:.6f}")
     if options.benchmark:
         benchmark(predictor, codefile.codes, database, options, item, start_up)
     if skipped:

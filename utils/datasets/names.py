@@ -45,7 +45,7 @@ def find_data_set(name, root=None):
     Raises:
         InputError: nothing is there; names the nearest protocol, or the path that is gone.
     """
-    name = os.fspath(name)
+    name = _listed(os.fspath(name))
     if name in PROTOCOLS:
         return PROTOCOLS[name]
     found = _find_moved(name, os.fspath(root)) if root is not None and is_path(name) and not _is_there(name) else None
@@ -106,8 +106,15 @@ def is_path(name):
 
 def absolute_name(name):
     """A ``--dataset`` that means the same from every folder: paths absolute, names of protocols as they are."""
-    name = os.fspath(name)
+    name = _listed(os.fspath(name))
     return os.path.abspath(os.path.expanduser(name)) if is_path(name) else name
+
+
+def _listed(name):
+    """NAME, or data/NAME where that holds image lists: paddle_hashnet keeps them there."""
+    place = os.path.join("data", name)
+    known = name in PROTOCOLS or is_path(name)
+    return place if not known and {"train", "query", "database"} <= set(lists.find_lists(place)) else name
 
 
 def recognise(path):

@@ -47,9 +47,9 @@ class Meter:
         return rows
 
     def costs(self):
-        """Seconds a step waited for its batch and took altogether, and images a second of this rank; starts anew."""
+        """Of a step of this rank: seconds that it waited, seconds, images, images a second; starts anew."""
         seconds, steps = self.before - self.began, len(self.pending)
-        costs = self.reader_cost / steps, seconds / steps, self.images / max(seconds, 1e-9)
+        costs = self.reader_cost / steps, seconds / steps, self.images / steps, self.images / max(seconds, 1e-9)
         self._start_line()
         return costs
 

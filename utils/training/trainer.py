@@ -229,12 +229,15 @@ def gradients_stay(parallel, stay):
 
 
 def step_lines(place, left, rate, values, costs):
-    """What the log says of a step, with the words that TIPC's readers look for: ``loss:``, ``avg_ips:`` and so on."""
-    reader, batch, ips = costs
+    """What the log says of a step, with the words that TIPC's readers look for: ``loss:``, ``avg_ips:`` and so on.
+
+    ``avg_samples`` and ``ips`` are of one device, as TIPC defines them; ``avg_ips`` is of all.
+    """
+    reader, batch, samples, ips = costs
     terms = "".join(f", {name}: {value:.5f}" for name, value in values.items() if name != "total")
     return [*fold(f"{place}, eta: {left}, lr: {rate:.3g}, loss: {values['total']:.5f}{terms},"),
-            f"avg_reader_cost: {reader:.5f} sec, avg_batch_cost: {batch:.5f} sec, "
-            f"avg_ips: {ips * world_size():.2f} images/sec"]
+            f"avg_reader_cost: {reader:.5f} sec, avg_batch_cost: {batch:.5f} sec, avg_samples: {samples:g}, "
+            f"avg_ips: {ips * world_size():.2f} images/sec, ips: {ips:.2f}"]
 
 
 def rank_means(values):
