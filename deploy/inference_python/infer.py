@@ -175,7 +175,7 @@ def main(argv):
             databases["text"] = store.open(os.path.join(os.path.dirname(path), store.name("text")), "text",
                                            options.rebuild)
         reports, skipped = evaluate_codes(store, databases, options.map_topk)
-        say(f"----- Query bits: {(code[0] >= 0).astype(int).tolist()}")  # this and `mAP:` are read by TIPC's scripts
+        say(f"----- Code bits: {(code[0] >= 0).astype(int).tolist()}")  # this and `mAP:` are read by TIPC's scripts
         for direction, report in reports.items():
             say(f"----- {prefix(direction)}{report['definition']['name']}: {report['mAP']:.6f} "
                 f"(tie-aware expectation {report['mAP_expected']:.6f}), {predictor.precision} codes of "
