@@ -36,6 +36,9 @@ SMALLER = [
     (r"datasets make imagenet", "--num-train 200"),
     (r"datasets make nuswide_21", "--num-query 42 --num-train 105"),
     (r"main_(single|multi)_gpu.py .*--dataset shapes", f"--epoch 1 {SMALL_SHAPES} {SMALL_NET}"),
+    (r"main_single_gpu.py .*--dataset cifar-?10", "--query-per-class 3 --train-per-class 6"),
+    (r"main_single_gpu.py (?!.*--eval ).*--dataset (coco|cifar|WIKI)",
+     f"--epoch 1 --eval-epoch 1 --batch-size 4 {SMALL_NET}"),
     (r"quantize.py", "--images 16 --max-flips 0.5"),
     (r"bench_metrics.py", "--queries 20 --items 500 --topk 50 --sample 2 --search 1000"),
     (r"bench_search.py", "--items 2000 --rounds 1"),
@@ -100,9 +103,12 @@ def prepare(page, folder):
     """Put what a page presumes beside its commands; returns replacements of words in its commands."""
     name = page.split("/")[1] if page.startswith("data/") else ""
     replaced = {}
-    if name == "README.md" or name == "coco":
+    if page == "docs/coming_from.md":
+        name = "coming_from"
+        test_wiki.write_official(anew(folder / "wikipedia_dataset"))
+    if name in ("README.md", "coco", "coming_from"):
         write_coco(folder)
-    if name in ("README.md", "cifar10"):
+    if name in ("README.md", "cifar10", "coming_from"):
         (folder / "data" / "cifar10").mkdir(exist_ok=True)
         small_data.cifar10(folder / "data" / "cifar10")
         replaced = {"cifar10-1 --root DIR": "cifar10-1 --root data/cifar10"}
