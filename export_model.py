@@ -131,7 +131,10 @@ def export(checkpoint, folder, bit=None, method_name=None):
             arrays, _ = open_checkpoint(checkpoint, lambda key: key == TRAINED_ON)
             manifest["trained_on"] = write_trained_on(temporary, meta["protocol"], arrays.get(TRAINED_ON))
         write_manifest(temporary, manifest)
-        return self_check(encoder, temporary)
+        found = self_check(encoder, temporary)
+        manifest["onednn"] = try_onednn(encoder, temporary)
+        write_manifest(temporary, manifest)
+        return found
 
 
 def self_check(encoder, folder):
@@ -152,6 +155,24 @@ def self_check(encoder, folder):
                              f"{one['codes']}, largest difference {one['largest']:.2g}); nothing was written; report "
                              "the backbone and the Paddle version")
     return found
+
+
+def try_onednn(encoder, folder):
+    """How oneDNN's float32 kernels change the codes of the dynamic network on random inputs.
+
+    deploy/engines.py takes them by default where no bit flips.
+
+    Returns:
+        dict modality -> ``flips``, ``codes``; None where they cannot run this network.
+    """
+    from deploy.differences import compare_random
+    from deploy.inference_python.predictor import Predictor
+    try:
+        found = compare_random(encoder, Predictor(folder, threads=1, mkldnn=True))
+    except InputError as error:
+        print(f"----- Note: no oneDNN by default: {error}")
+        return None
+    return {modality: {"flips": one["flips"], "codes": one["codes"]} for modality, one in found.items()}
 
 
 if __name__ == "__main__":

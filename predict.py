@@ -12,7 +12,7 @@ import json
 import os
 import sys
 
-from deploy import ranking
+from deploy import engine_flags, ranking
 from utils.errors import InputError, run_main, say
 from utils.flags import quiet, read_options
 from utils.peer_flags import DATA_SETS
@@ -52,8 +52,7 @@ FLAGS = {
     "workers": Setting(2, "decoding threads", low=1),
     "use_gpu": Setting(False, "run on the GPU"),
     "threads": Setting(None, "math threads on the CPU; default all cores", kind=int, low=1),
-    "mkldnn": Setting(False, "oneDNN kernels, float32 (with --model-dir)", also=("enable_mkldnn",)),
-    "bf16": Setting(False, "oneDNN kernels, bfloat16 (with --model-dir)"),
+    **engine_flags.FLAGS,
 }
 
 
@@ -84,8 +83,8 @@ def _open(options):
         raise InputError("give either --model-dir DIR (of export_model.py) or --pretrained CHECKPOINT")
     if options.model_dir:
         return open_with(options)
-    if options.mkldnn or options.bf16:
-        raise InputError("--mkldnn and --bf16 belong to exported models; give --model-dir")
+    if options.mkldnn or engine_flags.precision_of(options) != "fp32":
+        raise InputError("--mkldnn, --bf16 and --precision belong to exported models; give --model-dir")
     from models.encoder import checkpoint_encoder
     from utils.training.checkpoint import find_checkpoint
     path = find_checkpoint(options.pretrained)
@@ -142,9 +141,9 @@ def run(options):
     With --gallery and no query the codes of the gallery are made or brought up to date, and that is all.
 
     Returns:
-        Plain values: ``method``, ``bits``, ``fingerprint``, ``precision``, ``search``, ``rank``, ``code_file``,
-        ``database_items``, ``grid`` (its file, or None), ``queries`` (see deploy.answers.results), ``skipped`` (those
-        that could not be read, each with ``query`` and ``reason``).
+        Plain values: ``method``, ``bits``, ``fingerprint``, ``precision``, ``engine``, ``search``, ``rank``,
+        ``code_file``, ``database_items``, ``grid`` (its file, or None), ``queries`` (see deploy.answers.results),
+        ``skipped`` (those that could not be read, each with ``query`` and ``reason``).
 
     Raises:
         InputError: what is wrong with flags, model or data; not one query can be read.
@@ -167,8 +166,8 @@ def run(options):
     path = options.code_file or os.path.join(folder, store.name(options.search))
     codefile = store.open(path, options.search, options.rebuild, options.gallery is not None)
     answer = {"method": manifest["method"], "bits": encoder.bits, "fingerprint": encoder.fingerprint,
-              "precision": encoder.precision, "search": options.search, "rank": options.rank, "code_file": path,
-              "database_items": len(codefile), "grid": None, "queries": [], "skipped": []}
+              "precision": encoder.precision, "engine": encoder.engine, "search": options.search, "rank": options.rank,
+              "code_file": path, "database_items": len(codefile), "grid": None, "queries": [], "skipped": []}
     if queries is None:
         say(f"----- {len(codefile)} items of {options.gallery} can be searched: --code-file {path} --img PICTURE")
         return answer

@@ -116,7 +116,7 @@ def codes(options, folder, checkpoint):
     images = pictures(32, 224, 2)
     model = os.path.join(folder, "model")
     sides = {"dynamic network": checkpoint_encoder(checkpoint, threads=options.threads),
-             "plain predictor": open_model(model, threads=options.threads),
+             "plain predictor": open_model(model, threads=options.threads, mkldnn=False),
              "oneDNN fp32": open_model(model, threads=options.threads, mkldnn=True)}
     try:
         sides["oneDNN bf16"] = open_model(model, threads=options.threads, bf16=True)

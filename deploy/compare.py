@@ -190,7 +190,7 @@ def compare(options):
     from deploy.engines import open_model
     folders = options.model_dir, options.other_dir
     pair = Pair(open_model(folders[0], threads=options.threads, mkldnn=options.mkldnn),
-                open_model(folders[1], threads=options.threads))
+                open_model(folders[1], threads=options.threads, mkldnn=False))
     check_pair(*pair.encoders, folders)
     data = Data(pair.manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)
     splits = splits_to_compare(data, options)

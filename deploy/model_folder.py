@@ -11,6 +11,8 @@ vectoriser, ``trained_on.npy``, and the manifest:
     recipe, paddle the resolved recipe; the Paddle version that exported
     trained_on     record of the splits of the training run, ids: the file with the hashes of its training items, or
                    null (utils/datasets/trained_on.py); since November 2026, where the checkpoint knows
+    onednn         bits of random inputs that oneDNN's float32 kernels flip: modality -> flips, codes; null where they
+                   cannot run the network; since November 2026, in exports for Paddle Inference
     engine         ``onnx`` where onnxruntime runs it; else Paddle Inference
     made_of, precision, int8, onnx    what deploy/slim and deploy/onnx add
     files          SHA-256 of every other file
@@ -107,6 +109,7 @@ def float_export(model_dir):
     check_files(model_dir, manifest)
     if engine_of(manifest) != "paddle" or manifest.get("precision"):
         raise InputError(f"{model_dir} is no export of float graphs; give the folder that export_model.py wrote")
+    manifest.pop("onednn", None)  # a finding about these very graphs
     return manifest
 
 

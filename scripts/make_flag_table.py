@@ -55,9 +55,9 @@ REASONS = {
     "one picture; predict.py --img takes folders": "一张图像；文件夹请用 predict.py --img",
     "TensorRT is not part of this project; leave it out, or use --mkldnn (float32) or --bf16 on a CPU":
         "本项目不含 TensorRT；请去掉它，或在 CPU 上用 --mkldnn（float32）或 --bf16",
-    "fp32 and bf16 are a choice here; an int8 model is a folder of its own (deploy/slim/quantize.py), named by "
-    "--model-dir; fp16 is not offered":
-        "这里可选 fp32 与 bf16；int8 模型是另外的文件夹（deploy/slim/quantize.py），用 --model-dir 指定；不提供 fp16",
+    "fp32, bf16 or auto; an int8 model is a folder of its own (deploy/slim/quantize.py), named by --model-dir; fp16 is "
+    "not offered":
+        "可选 fp32、bf16 或 auto；int8 模型是另外的文件夹（deploy/slim/quantize.py），用 --model-dir 指定；不提供 fp16",
     "16-bit floats are --bf16 here, on a CPU": "16 位浮点在这里是 CPU 上的 --bf16",
     "a model runs on CPU or GPU": "模型在 CPU 或 GPU 上运行",
     "the graph is always optimised": "图总是经过优化",

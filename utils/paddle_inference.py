@@ -63,6 +63,12 @@ def _set_onednn(config, mkldnn, bf16):
         config.enable_mkldnn_bfloat16()
 
 
+def fast_bf16():
+    """Whether this CPU has bfloat16 instructions (AVX512-BF16 or AMX) that this Paddle knows of."""
+    import paddle
+    return getattr(paddle.base.core, "supports_bfloat16_fast_performance", lambda: False)()
+
+
 class Graph:
     """One static graph with one input and one output."""
 

@@ -182,9 +182,8 @@ PEER_FLAGS = (
     _works("--use_mkldnn --enable_mkldnn", (PADDLE,), (INFER,), "mkldnn"),
     _works("--cpu_threads --cpu_num_threads", (PADDLE,), (INFER,), "threads"),
     _refused("--use_tensorrt --use_trt", (PADDLE,), (INFER,), _TENSORRT, values=_OFF),
-    _refused("--precision", (PADDLE,), (INFER,), "fp32 and bf16 are a choice here; an int8 model is a folder of its "
-             "own (deploy/slim/quantize.py), named by --model-dir; fp16 is not offered",
-             values={"fp32": {}, "bf16": {"bf16": "true"}}),
+    _works("--precision", (PADDLE,), (INFER,), "precision", "fp32, bf16 or auto; an int8 model is a folder of its own "
+           "(deploy/slim/quantize.py), named by --model-dir; fp16 is not offered"),
     _refused("--use_fp16", (PADDLE,), (INFER,), "16-bit floats are --bf16 here, on a CPU", values=_OFF),
     _refused("--run_mode", (PADDLE,), (INFER,), _TENSORRT, values={"paddle": {}, "fluid": {}}),
     _refused("--device", (PADDLE,), (INFER,), "a model runs on CPU or GPU",

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 
+from deploy import engine_flags
 from deploy.index import commands
 from deploy.index.queries import SKIPPED
 from utils.errors import InputError, run_main
@@ -36,8 +37,7 @@ QUERY = {
     "workers": Setting(2, "decoding threads", low=1),
     "use_gpu": Setting(False, "run the model on the GPU"),
     "threads": Setting(None, "math threads on the CPU; default all cores", kind=int, low=1),
-    "mkldnn": Setting(False, "oneDNN kernels, float32"),
-    "bf16": Setting(False, "oneDNN kernels, bfloat16"),
+    **engine_flags.FLAGS,
     "bit": Setting(None, "refuse a model of another code length", kind=int, low=1),
 }
 RADIUS = {"radius": Setting(3, "largest Hamming distance of near-duplicates", low=0)}

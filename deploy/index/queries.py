@@ -60,7 +60,7 @@ def _from_model(index, options):
     from deploy.queries import find_pictures, picture_queries, text_query
     if options.model_dir is None:
         raise InputError("--img and --text need --model-dir, the folder of the exported model of the index")
-    encoder = open_with(options)
+    encoder = open_with(options, _say)
     check_model(index, encoder.fingerprint, options.model_dir)
     if encoder.precision not in index.info.precision.split("+"):
         _say(f"note: the codes of the index are {index.info.precision}, the query's {encoder.precision}: some bits may "

@@ -8,7 +8,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from deploy import ranking  # noqa: E402
+from deploy import engine_flags, ranking  # noqa: E402
 from utils.errors import InputError, run_main, say  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
 from utils.peer_flags import DATA_SETS  # noqa: E402
@@ -32,8 +32,7 @@ FLAGS = {
     "workers": Setting(2, "decoding threads", low=1),
     "use_gpu": Setting(False, "run on the GPU"),
     "threads": Setting(None, "math threads on the CPU; default all cores", kind=int, low=1),
-    "mkldnn": Setting(False, "oneDNN kernels, float32", also=("enable_mkldnn",)),
-    "bf16": Setting(False, "oneDNN kernels, bfloat16"),
+    **engine_flags.FLAGS,
     "evaluate": Setting(False, "encode the query split too and print mAP"),
     "map_topk": Setting(None, "K of mAP@K, 0 = all; default: the training run's", kind=int, low=0, spelled=ALL),
     "benchmark": Setting(False, "print the usual benchmark section"),
@@ -143,6 +142,7 @@ def main(argv):
     from utils.retrieval.score import prefix
 
     ranking.depth(options)
+    engine_flags.precision_of(options)
     manifest = read_manifest(options.model_dir)
     check_bits(manifest, options.bit, options.model_dir)
     data = Data(manifest, options.dataset, options.data_path, options.list_dir, options.split_seed)

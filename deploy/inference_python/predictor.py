@@ -36,6 +36,8 @@ class Predictor(FolderEncoder):
         int8 = (self.manifest.get("int8") or {}).get("kernels")
         if int8 and (device == "gpu" or bf16):
             raise InputError(f"{model_dir} is an int8 model for oneDNN: it runs on CPUs and needs no --bf16")
+        if mkldnn or bf16 or int8:
+            self.engine = "Paddle Inference, oneDNN"
         self.precision = "int8" if int8 else "bf16" if bf16 else "fp32"
         self._options = {"device": device, "threads": threads, "mkldnn": mkldnn, "bf16": bf16, "int8": int8}
         self._image = self._load(self.manifest["image"]["prefix"])
