@@ -3,8 +3,8 @@ from utils.errors import InputError
 from utils.settings import Setting
 
 FLAGS = {
-    "precision": Setting(None, "numbers of the network: fp32 (default), bf16, or auto: bf16 where the CPU has it and few "
-                         "bits of a sample flip (exported models)", choices=("fp32", "bf16", "auto"), shown="NAME"),
+    "precision": Setting(None, "numbers of the network: fp32 (default), bf16, or auto: bf16 where the CPU has it and "
+                         "few bits of a sample flip (exported models)", choices=("fp32", "bf16", "auto"), shown="NAME"),
     "mkldnn": Setting(None, "oneDNN kernels; default: where the export found that they flip no bit (exported models)",
                       kind=bool, also=("enable_mkldnn",)),
     "bf16": Setting(False, "the same as --precision bf16"),

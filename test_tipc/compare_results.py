@@ -4,7 +4,8 @@
         [--codes OUT/codes_cpu_batchsize_1] [--train_log OUT/train.log]
         [--gt_file 'test_tipc/results/{paddle}/hashnet_16_lite_train_lite_infer.json'] [--across_versions]
 
-As other projects call theirs, with files of their form (official_results.py), which it also compares without --eval_file:
+As other projects call theirs, with files of their form (official_results.py), which it also compares without
+--eval_file:
 
     python test_tipc/compare_results.py --gt_file 'test_tipc/results/paddle3.3/python_hashnet_16_*.txt'
         --log_file 'test_tipc/output/python_infer_cpu_*.log' --atol 1e-3 --rtol 1e-3

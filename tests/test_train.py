@@ -47,7 +47,8 @@ def test_a_run_leaves_its_files_and_says_what_readers_look_for(four):
                  "database_hashnet_12.npz", "pr_curve.csv", "pr_curve.png", "training_curve.csv",
                  "training_curve.png"):
         assert (folder / name).exists(), name
-    for word in ("loss:", "avg_reader_cost:", "avg_batch_cost:", "avg_samples:", "avg_ips:", "images/sec", " ips: ", "bit balance"):
+    for word in ("loss:", "avg_reader_cost:", "avg_batch_cost:", "avg_samples:", "avg_ips:", "images/sec", " ips: ",
+                 "bit balance"):
         assert word in done.stdout
     result = json.loads((folder / "result.json").read_text())
     assert result["protocol"]["counts"] == {"train": 64, "query": 16, "database": 160}
