@@ -1,12 +1,19 @@
 """The store of frozen features: what is found again, what is not, and what damage does."""
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from utils.datasets import ArrayImages, FileImages
 from utils.training.feature_store import Space, image_keys
+from utils.training.features import Piecewise
 from utils.training.static_function import flipped_bits
 
 SHAPE = (2, 3)
@@ -111,6 +118,44 @@ def test_runs_share_the_store(run, tmp_path):
     assert "ConvNet" in listed.stdout and "oneDNN fp32" in listed.stdout and "MB in all" in listed.stdout
     run("-m", "utils.training.feature_store", "clear", "--feature-cache", tmp_path / "out" / "feature_store")
     assert not os.listdir(tmp_path / "out" / "feature_store")
+
+
+def test_an_interrupted_extraction_goes_on(tmp_path):
+    """Ctrl-C in the middle: all batches that were computed are found again."""
+    keys = some_keys(50)
+    space = Space(tmp_path, ABOUT)
+    piece = Piecewise(space, keys, 16)
+
+    def batches():
+        for start in range(0, 50, 4):
+            if start == 28:
+                raise KeyboardInterrupt
+            yield rows_of(keys[start:start + 4])
+    with pytest.raises(KeyboardInterrupt):
+        try:
+            for rows in batches():
+                piece.take(rows)
+        finally:
+            piece.write()
+    again = Space(tmp_path, ABOUT)
+    assert again.missing(keys).tolist() == list(range(28, 50))
+    assert np.array_equal(np.asarray(again.find(keys[:28])), rows_of(keys[:28]))
+
+
+def test_ctrl_c_while_features_are_computed_keeps_them(run, tmp_path):
+    command = [sys.executable, "main_single_gpu.py", *map(str, COMMON), "--data-path", str(tmp_path / "data"),
+               "--output-dir", str(tmp_path / "out" / "one"), "--eval-batch-size", "4"]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in job.stdout:
+        if "pictures are in" in line:
+            break
+    time.sleep(1)
+    job.send_signal(signal.SIGINT)
+    job.communicate(timeout=60)
+    again = run("main_single_gpu.py", *COMMON, "--data-path", tmp_path / "data", "--output-dir",
+                tmp_path / "out" / "one", "--overwrite", "--eval-batch-size", 4)
+    known = [int(n) for n in re.findall(r"features of train: (\d+) of 530", again.stdout)]
+    assert not known or known[0] > 0  # either all were computed within the second, or those that were are found
 
 
 def test_bf16_is_refused_or_within_its_bound(run, tmp_path):

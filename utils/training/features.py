@@ -32,6 +32,33 @@ def store_folder(run):
     return os.path.join(os.path.dirname(os.path.abspath(folder)), os.path.basename(DEFAULT))
 
 
+class Piecewise:
+    """Rows that come batch by batch, written to a space in pieces.
+
+    Args:
+        space: feature_store.Space.
+        keys: of all pictures, in the order in which their rows will come.
+        size: pictures a piece.
+    """
+
+    def __init__(self, space, keys, size):
+        self.space, self.keys, self.size = space, keys, size
+        self.rows, self.done = [], 0
+
+    def take(self, rows):
+        """The rows of the next pictures, float32 [n, ...]."""
+        self.rows.append(rows)
+        if sum(map(len, self.rows)) >= self.size:
+            self.write()
+
+    def write(self):
+        """Write what has come since the last piece. Raises InputError (full disk)."""
+        if self.rows:
+            rows, self.rows = np.concatenate(self.rows), []
+            self.space.add(self.keys[self.done:self.done + len(rows)], rows)
+            self.done += len(rows)
+
+
 class FeatureSource:
     """Features of splits for one frozen backbone, whatever asks for them: training, evaluation, a baseline.
 
@@ -111,10 +138,14 @@ class FeatureSource:
         barrier()  # all ranks have looked before one writes
         if len(todo):
             self.say(f"features of {split.name}: {len(keys) - len(todo)} of {len(keys)} pictures are in {folder}")
-        size = self.recipe["eval_batch_size"]
-        for part in pieces(np.array_split(todo, world_size())[rank()], max(1, PIECE // max(views, 1))):
-            rows = np.concatenate(list(self._features(items, pieces(part, size), views, f"features {split.name}")))
-            space.add([keys[i] for i in part], rows)
+        own = np.array_split(todo, world_size())[rank()]
+        batches = pieces(own, self.recipe["eval_batch_size"])
+        piece = Piecewise(space, [keys[i] for i in own], max(1, PIECE // max(views, 1)))
+        try:
+            for rows in self._features(items, batches, views, f"features {split.name}"):
+                piece.take(rows)
+        finally:  # also when the user interrupts: what is computed stays
+            piece.write()
         barrier()
         space.refresh()
         return space.find(keys)
