@@ -7,8 +7,8 @@ from tests.conftest import ROOT
 from utils import limits
 from utils.datasets import PROTOCOLS
 
-PAGES = sorted(path.relative_to(ROOT) for path in (ROOT / "data").rglob("README.md")
-               if path.with_name("README_cn.md").exists())
+PAGES = sorted(path.relative_to(ROOT) for pattern in ("README.md", "*/README.md")
+               for path in (ROOT / "data").glob(pattern))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
@@ -19,8 +19,9 @@ def test_twins_have_the_same_values(page):
         assert one == other, pattern
 
 
-def test_there_are_twins():
-    assert len(PAGES) >= 6
+def test_every_page_has_a_twin():
+    assert len(PAGES) >= 9
+    assert all((ROOT / page).with_name("README_cn.md").exists() for page in PAGES)
 
 
 def test_the_page_names_every_protocol_and_limit():
