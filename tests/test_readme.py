@@ -19,6 +19,7 @@ SMALLER = [("--dataset shapes", f"--epoch 1 {SMALL_SET}"),
            ("--dataset my_images", SMALL_NET),
            ("cifar10-1_frozen.yaml",
             "--epoch 1 --resize-size 64 --crop-size 64 --train-per-class 20 --query-per-class 5")]
+NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?|\.\d+")
 
 
 def commands(path):
@@ -62,13 +63,13 @@ def links(page):
 
 
 def shape(page):
-    """Levels of the headings; fenced blocks without the comments; cells in each row of each table."""
+    """Levels of the headings; fenced blocks without the comments; of each row of each table, cells and numbers."""
     text = page.read_text(encoding="utf-8")
     fenced = re.compile(r"^```.*?^```", re.S | re.M)
     blocks = [re.sub(r" +#.*", "", block) for block in fenced.findall(text)]
     prose = fenced.sub("", text)
     headings = [len(marks) for marks in re.findall(r"^(#+) ", prose, re.M)]
-    tables = [[len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()]
+    tables = [[(len(re.findall(r"(?<!\\)\|", row)), sorted(NUMBER.findall(row))) for row in table.splitlines()]
               for table in re.findall(r"(?:^\|.*\n?)+", prose, re.M)]
     return headings, blocks, tables
 
@@ -131,7 +132,7 @@ def test_links_lead_to_files_and_from_chinese_pages_to_chinese_pages(page):
 
 @pytest.mark.parametrize("page", TWINS, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_twins_have_the_same_shape(page):
-    """Levels of headings, fenced blocks but for the words of comments, and rows and columns of tables."""
+    """Levels of headings, fenced blocks but for the words of comments, and rows, columns and numbers of tables."""
     for part, one, other in zip(("headings", "blocks", "tables"), shape(page), shape(chinese(page))):
         assert one == other, part
     assert chinese(page) in {(page.parent / target).resolve() for target in links(page)}, "no link to the twin"
