@@ -137,4 +137,4 @@ def test_a_full_disk(shapes, folder, tmp_path, limit):
                           timeout=120)
     assert done.returncode == 2
     one_line(done, "cannot write", "free some space")
-    assert set(os.listdir(tmp_path / "out")) <= {"train.log", "recipe.yaml"}
+    assert set(os.listdir(tmp_path / "out")) <= {".lock", "train.log", "recipe.yaml"}
