@@ -148,6 +148,8 @@ def test_a_picture_through_the_model(run, shapes, tmp_path, tmp_path_factory):
     ("duplicates INDEX --data-path NONE", "no folder"), ("list INDEX --count 0", "at least 1"),
     ("build NONE GARBAGE", "damaged or no code file")])
 def test_mistakes(words, text, tmp_path):
+    if words.startswith("build faiss:"):
+        pytest.importorskip("faiss")
     make(30).save(tmp_path / "c.npz")
     (tmp_path / "garbage").write_bytes(b"what is this")
     main(["build", str(tmp_path / "index"), str(tmp_path / "c.npz")])
