@@ -70,6 +70,9 @@ def test_auto_takes_bf16_within_its_bound(run, model, shapes, tmp_path):
     if not fast_bf16():
         assert chosen == "fp32" and "no bf16 instructions" in line
         return
+    if "does not run here" in line:
+        assert chosen == "fp32" and "no bf16" in done.stdout
+        return
     share = float(line.split("(")[1].split("%")[0]) / 100
     assert (chosen == "bf16") == (share <= AUTO_FLIPS)
     database = load_protocol("shapes", root=str(shapes), **SIZES).database
