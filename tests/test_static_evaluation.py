@@ -79,7 +79,7 @@ class Sign(nn.Layer):
         return -out if self.wrong and not paddle.in_dynamic_mode() else out
 
 
-@pytest.mark.skipif(paddle.__version__.startswith("2."), reason="Paddle 2.6 loads no graph without weights, as this one")
+@pytest.mark.skipif(paddle.__version__.startswith("2."), reason="Paddle 2.6 loads no graph without weights")
 @pytest.mark.parametrize("wrong", [False, True])
 def test_a_graph_with_other_bits_is_not_used(wrong):
     layer, said = Sign(wrong), []
