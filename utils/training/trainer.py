@@ -236,8 +236,8 @@ def step_lines(place, left, rate, values, costs):
     reader, batch, samples, ips = costs
     terms = "".join(f", {name}: {value:.5f}" for name, value in values.items() if name != "total")
     return [*fold(f"{place}, eta: {left}, lr: {rate:.3g}, loss: {values['total']:.5f}{terms},"),
-            f"avg_reader_cost: {reader:.5f} sec, avg_batch_cost: {batch:.5f} sec, avg_samples: {samples:g}, "
-            f"avg_ips: {ips * world_size():.2f} images/sec, ips: {ips:.2f}"]
+            *fold(f"avg_reader_cost: {reader:.5f} sec, avg_batch_cost: {batch:.5f} sec, avg_samples: {samples:g}, "
+                  f"avg_ips: {ips * world_size():.2f} images/sec, ips: {ips:.2f}")]
 
 
 def rank_means(values):
