@@ -10,6 +10,7 @@ from utils.datasets.own.folders import scan
 from utils.errors import InputError
 from utils.images import read
 from utils.picture_loader import PictureLoader
+from utils.progress import Progress
 from utils.retrieval.encode import encode
 
 SKIPPED = 3  # exit status of a command that could not read all of what it was asked about
@@ -117,8 +118,10 @@ def text_query(encoder, text):
 
 
 def _encoded(encoder, split, lost, batch_size, workers):
-    encoded = encode(encoder, split, on_broken="skip", load=PictureLoader(encoder.manifest["preprocess"], workers),
-                     batch_size=batch_size, relaxed=True)
+    load = PictureLoader(encoder.manifest["preprocess"], workers)
+    with Progress(len(split), "encode queries") as progress:
+        encoded = encode(encoder, split, on_broken="skip", load=load, batch_size=batch_size, relaxed=True,
+                         progress=progress)
     missing = np.setdiff1d(np.arange(len(split)), encoded.positions)
     skipped = [*lost, *((split.ids[i], message) for i, message in zip(missing, encoded.messages))]
     if not len(encoded.positions):

@@ -59,12 +59,13 @@ class LiveEncoder:
         All ranks of a job call it, and choose alike.
 
         Args:
-            sample: float32 [N, 3, H, W], array or tensor.
+            sample: callable that gives them, float32 [N, 3, H, W], array or tensor; or None.
         """
-        if self._static is None and sample.ndim == 4:
+        images = sample() if self._static is None else None
+        if images is not None and images.ndim == 4:
             self.method.eval()
             self._static = StaticFunction(self.method, self.method.encode, "codes", flipped_codes, say=self._say)
-            self._static.prepare(_array(sample))
+            self._static.prepare(_array(images))
             self.engine = self._static.engine
 
     def _run(self, function, x):

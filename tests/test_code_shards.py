@@ -210,16 +210,18 @@ def test_work_is_taken_up_where_it_was_left(tmp_path):
     info = CodesInfo.of(make())
     writer = ShardWriter(tmp_path, info)
     writer.write(1, make(3, prefix="b/"), {"inputs": "abc"})
-    assert not writer.finished(0) and writer.finished(1) and Shard(writer.path(1)).meta == {"inputs": "abc"}
+    assert writer.find(0) is None and writer.find(1).meta == {"inputs": "abc"}
+    (tmp_path / ".shard-00000000.x7.part.codes").write_bytes(b"of a killed writer")
     with pytest.raises(InputError, match="shard-00000000.codes is missing"):
         writer.publish(2)
     ShardWriter(tmp_path, info).write(0, make(3, prefix="a/"))
     assert writer.publish(2).to_codefile().ids == ["a/0.jpg", "a/1.jpg", "a/2.jpg", "b/0.jpg", "b/1.jpg", "b/2.jpg"]
+    assert sorted(os.listdir(tmp_path)) == ["manifest.json", "shard-00000000.codes", "shard-00000001.codes"]
     with pytest.raises(InputError, match="shard of another collection"):
-        ShardWriter(tmp_path, dataclasses.replace(info, precision="fp32")).finished(1)
+        ShardWriter(tmp_path, dataclasses.replace(info, precision="fp32")).find(1)
     (tmp_path / "shard-00000001.codes").write_bytes(b"half")
     with pytest.raises(InputError, match="damaged"):
-        writer.finished(1)
+        writer.find(1)
 
 
 @pytest.mark.parametrize("change, words", [

@@ -73,6 +73,11 @@ def unfinished(path):
     return glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(stem)}.*.part{glob.escape(ending)}"))
 
 
+def unfinished_in(folder, ending):
+    """As ``unfinished``, for all files of a folder with this ending."""
+    return glob.glob(os.path.join(glob.escape(os.fspath(folder)), f".*.part{glob.escape(ending)}"))
+
+
 @contextlib.contextmanager
 def owned(path, patience=0.0, advice="try again when it is done"):
     """Hold the lock file ``path`` while the block runs: of all processes (and threads) that ask, one has it.

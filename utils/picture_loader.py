@@ -1,7 +1,6 @@
 """Pictures of a split as batches of network inputs, decoded by threads: how deployment reads them."""
 import functools
 import itertools
-import sys
 
 import numpy as np
 
@@ -32,11 +31,8 @@ class PictureLoader:
         """
         results = ordered(functools.partial(self._load, split.images), itertools.chain.from_iterable(pieces),
                           self.workers, AHEAD * max(map(len, pieces), default=0))
-        batches = (_collect(piece, list(itertools.islice(results, len(piece)))) for piece in pieces)
-        if not sys.stderr.isatty():
-            return batches
-        from tqdm import tqdm  # nothing else in deployment needs it
-        return tqdm(batches, total=len(pieces), desc=f"encode {split.name}", leave=False)
+        for piece in pieces:
+            yield _collect(piece, list(itertools.islice(results, len(piece))))
 
     def _load(self, images, position):
         """Network input of one picture, or the message of what is wrong with it."""

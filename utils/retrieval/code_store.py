@@ -5,12 +5,12 @@ pictures that are searched, or None) and ``protocol`` with the splits; see deplo
 utils.retrieval.encode.encode with its ``load``, ``on_broken`` and ``batch_size`` set.
 """
 import os
-import time
 import zlib
 
 import numpy as np
 
 from utils.errors import InputError
+from utils.progress import Progress
 from utils.retrieval.codes import CodeFile
 from utils.retrieval.encode import need_codes
 from utils.retrieval.hamming import pack
@@ -131,11 +131,10 @@ class CodeStore:
 
     def _encode(self, split, what, modality, relaxed=False):
         """``encode`` with a line on its speed and one on broken pictures."""
-        start = time.perf_counter()
-        encoded = self.encode(self.encoder, split, modality, relaxed=relaxed)
-        seconds = time.perf_counter() - start
-        self.say(f"----- Encoded {len(encoded.codes)} {what} {modality}s in {seconds:.1f} s "
-                 f"({len(encoded.codes) / seconds:.1f} a second)")
+        with Progress(len(split), f"encode {what} {modality}s") as progress:
+            encoded = self.encode(self.encoder, split, modality, relaxed=relaxed, progress=progress)
+        self.say(f"----- Encoded {len(encoded.codes)} {what} {modality}s in {progress.seconds:.1f} s "
+                 f"({len(encoded.codes) / progress.seconds:.1f} a second)")
         if encoded.messages:
             self.say(f"----- Skipped {broken_pictures(encoded.messages)}")
         return encoded

@@ -135,6 +135,12 @@ class CodeFile:
         return loaded
 
 
+def stored(relaxed):
+    """Relaxed codes as files keep them: float16, what is beyond its range at its ends."""
+    most = np.finfo(np.float16).max
+    return np.clip(relaxed, -most, most).astype(np.float16)
+
+
 def _to_bytes(value):
     return np.frombuffer(json.dumps(value, allow_nan=False).encode("ascii"), np.uint8)
 

@@ -29,7 +29,7 @@ class Encoded(NamedTuple):
 
 
 def encode(encoder, split, modality="image", positions=None, on_broken="raise", load=None, batch_size=32,
-           relaxed=False):
+           relaxed=False, progress=None):
     """Codes of a split.
 
     Args:
@@ -42,6 +42,7 @@ def encode(encoder, split, modality="image", positions=None, on_broken="raise", 
             could be read, images [n, 3, H, W], messages of the others). Not needed where there are rows.
         batch_size: items a call of the encoder.
         relaxed: return the codes before the sign.
+        progress: callable of the number of items that were done since the last call.
 
     Returns:
         Encoded.
@@ -53,9 +54,7 @@ def encode(encoder, split, modality="image", positions=None, on_broken="raise", 
     pieces = [positions[start:start + batch_size] for start in range(0, len(positions), batch_size)]
     rows = _rows(encoder, split, modality)
     if rows is None and len(split) >= FEW and len(positions):
-        (_, sample, _), = load(split, [positions[:SAMPLE]])
-        if len(sample):
-            encoder.prepare(sample)
+        encoder.prepare(lambda: next(iter(load(split, [positions[:SAMPLE]])))[1])
     batches = load(split, pieces) if rows is None else ((piece, rows(piece), []) for piece in pieces)
     run = encoder.encode_text if modality == "text" else encoder.encode
     codes, read, messages = [_none(encoder, relaxed)], [], []
@@ -67,6 +66,8 @@ def encode(encoder, split, modality="image", positions=None, on_broken="raise", 
             found = run(inputs)
             codes.append(found if relaxed else pack(found))
             read += list(good)
+        if progress:
+            progress(len(good) + len(broken))
     return Encoded(np.concatenate(codes), np.asarray(read, dtype="int64"), messages)
 
 

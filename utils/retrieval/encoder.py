@@ -1,5 +1,5 @@
 """What makes codes, whatever runs it: a live method, Paddle Inference, onnxruntime. Stated here once."""
-from typing import Optional, Protocol
+from typing import Callable, Optional, Protocol
 
 import numpy as np
 
@@ -24,8 +24,12 @@ class Encoder(Protocol):
     manifest: dict
     vectorizer: Optional[object]
 
-    def prepare(self, sample: np.ndarray) -> None:
-        """Called once before many pictures are encoded, with some of them: time to choose what runs fast."""
+    def prepare(self, sample: Callable[[], Optional[np.ndarray]]) -> None:
+        """Called before many pictures are encoded: time to choose what runs fast.
+
+        Args:
+            sample: gives some of them, as for ``encode``; None where they cannot be read. Reading them takes time.
+        """
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Preprocessed images float32 [N, 3, H, W], or feature rows [N, ...] -> relaxed codes float32 [N, bits].

@@ -1,10 +1,12 @@
 """Writing a new collection of code shards, by any number of processes."""
+import contextlib
 import dataclasses
 import os
 
 from utils.errors import InputError
+from utils.files import unfinished_in
 from utils.retrieval.code_shards import Shard, repeated_id, write_shard
-from utils.retrieval.shard_set import CodesInfo, ShardSet, shard_name, write_manifest
+from utils.retrieval.shard_set import SHARD_ENDING, CodesInfo, ShardSet, shard_name, write_manifest
 
 
 class ShardWriter:
@@ -13,8 +15,8 @@ class ShardWriter:
     Example:
         writer = ShardWriter("codes", CodesInfo(64, fingerprint, "fp32"))
         for number in my_part:
-            if not writer.finished(number):
-                writer.write(number, codefile, meta={"broken": [...]})
+            if writer.find(number) is None:
+                writer.write(number, codefile, meta={"unreadable": [...]})
         writer.publish(count)            # whoever is last; again by others does no harm
     """
 
@@ -29,18 +31,18 @@ class ShardWriter:
         """File of shard ``number``, counted from 0."""
         return os.path.join(self.folder, shard_name(number))
 
-    def finished(self, number):
-        """Whether the shard is there, whole, and of this collection; its ``Shard.meta`` says of which inputs.
+    def find(self, number):
+        """The Shard where it is there, whole, and of this collection; its ``meta`` says of which inputs. Else None.
 
         Raises:
-            InputError: the folder holds a shard of another model or code length there.
+            InputError: the folder holds a damaged shard there, or one of another model or code length.
         """
         try:
             shard = Shard(self.path(number))
         except FileNotFoundError:
-            return False
+            return None
         self._check(shard)
-        return True
+        return shard
 
     def write(self, number, codefile, meta=None):
         """Write a shard atomically.
@@ -59,16 +61,16 @@ class ShardWriter:
     def publish(self, count):
         """Write the manifest over shards 0 .. count - 1, and return the collection as a ShardSet.
 
+        What killed writers have left of these shards goes.
+
         Raises:
             InputError: a shard is missing or of another collection.
         """
         entries, shards = [], []
         for number in range(count):
-            try:
-                shard = Shard(self.path(number))
-            except FileNotFoundError:
-                raise InputError(f"{self.path(number)} is missing: run the part that writes it") from None
-            self._check(shard)
+            shard = self.find(number)
+            if shard is None:
+                raise InputError(f"{self.path(number)} is missing: run the part that writes it")
             entries.append({"name": shard_name(number), "rows": shard.rows, "digest": shard.digest, "removed": None})
             shards.append((shard, None))
         twice = repeated_id(shards)
@@ -76,6 +78,9 @@ class ShardWriter:
             raise InputError(f"the id {twice!r} stands in two places of {self.folder}: every item needs its own")
         os.makedirs(self.folder, exist_ok=True)
         write_manifest(self.folder, self.info, entries)
+        for path in unfinished_in(self.folder, SHARD_ENDING):
+            with contextlib.suppress(FileNotFoundError):  # another process publishes, too
+                os.remove(path)
         return ShardSet(self.folder)
 
     def _check(self, shard):
