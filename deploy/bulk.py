@@ -1,4 +1,4 @@
-"""Codes of many pictures as a folder of code shards. The unit of work is a shard: one file, written whole or not at all.
+"""Codes of many pictures as a folder of code shards. A shard is the unit of work: one file, whole or not there at all.
 
 Shard ``n`` holds the items ``n * shard_size`` and following of a split, always in the same batches. So the bytes of a
 shard do not depend on who writes it, nor on what has been interrupted before: any number of processes may share the
