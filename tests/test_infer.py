@@ -8,6 +8,7 @@ from deploy.inference_python import infer
 from deploy.inference_python.predictor import Predictor
 from models import METHODS
 from tests.exported import BITS, SIZES, checkpoint, exported, one_error_line, pictures
+from utils import images as images_module
 from utils.datasets import load_protocol
 from utils.errors import InputError
 from utils.retrieval.codes import CodeFile
@@ -191,6 +192,25 @@ def test_rebuild_replaces_codes_of_other_weights(shapes, tmp_path, tmp_path_fact
 
 
 # benchmark section --------------------------------------------------------------------------
+def test_the_benchmark_measures_batches_of_the_size_asked_for(shapes, tmp_path, model, monkeypatch, capsys):
+    """Each timed call reads, encodes and ranks 8 queries, not one."""
+    arguments = ["--model-dir", str(model), "--save-path", str(tmp_path), "--img-path", picture(shapes), "--threads", "1"]
+    infer.main([*arguments, "--batch-size", "16"])  # the database's codes
+    seen = {"decoded": [], "encoded": [], "ranked": []}
+
+    def watch(owner, name, key, size):
+        """Note the size of every call of ``owner.name``, which works as before."""
+        known = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *values, **more: (seen[key].append(size(values)), known(*values, **more))[1])
+    watch(images_module, "decode", "decoded", lambda values: 1)
+    watch(Predictor, "encode", "encoded", lambda values: len(values[1]))
+    watch(infer.ranking, "rank", "ranked", lambda values: len(values[1]))
+    infer.main([*arguments, "--batch-size", "8", "--benchmark", "True", "--warmup", "1", "--repeat", "3"])
+    assert seen["encoded"] == seen["ranked"] == [1, *[8] * 4] and len(seen["decoded"]) == 1 + 8 * 4
+    out = capsys.readouterr().out
+    assert "batch_size: 8\n" in out and "data_num: 3\n" in out
+
+
 def test_times_are_means_over_calls(monkeypatch):
     now = iter([0.0, 1.0, 3.0, 6.0, 10.0, 13.0, 14.0, 14.5])
     monkeypatch.setattr("time.perf_counter", lambda: next(now))

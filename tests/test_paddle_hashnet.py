@@ -12,7 +12,7 @@ from models.checkpoint import open_checkpoint
 from tests.conftest import SHAPES_SIZES
 from utils.datasets import load_protocol
 from utils.errors import InputError
-from utils.training.checkpoint import find_checkpoint
+from utils.training.checkpoint import find_checkpoint, save_checkpoint
 from utils.transforms import preprocess, recipe_spec
 
 BITS = 16
@@ -145,6 +145,11 @@ def test_names_without_an_ending_and_run_folders(tmp_path):
     assert find_checkpoint(tmp_path / "run" / "latest") == str(tmp_path / "run" / "latest.safetensors")
     assert find_checkpoint(tmp_path / "model_best_16") == str(tmp_path / "model_best_16.pdparams")
     assert find_checkpoint("no/such") == "no/such"
+    (tmp_path / "run" / "best.safetensors").unlink()
+    save_checkpoint(tmp_path / "run" / "best.safetensors", {}, {"recipe": {"bit": 16}})
+    assert find_checkpoint(tmp_path / "run" / "model_best_16") == str(tmp_path / "run" / "best.safetensors")
+    with pytest.raises(InputError, match="has codes of 16 bits"):
+        find_checkpoint(tmp_path / "run" / "model_best_32")
     (tmp_path / "model_best_16.safetensors").touch()
     with pytest.raises(InputError, match="write the ending too"):
         find_checkpoint(tmp_path / "model_best_16")

@@ -316,6 +316,52 @@ def test_nodes_end_together(tmp_path, env, words):
             os.kill(int((tmp_path / f"pid{node}").read_text()), 0)
 
 
+# configs of paddle_hashnet -----------------------------------------------------------------------
+PEER = "test_tipc/configs/hashnet_16/train_infer_python_paddle_hashnet.txt"
+
+
+@pytest.fixture
+def peer(repo):
+    """A config in paddle_hashnet's layout as that project writes it, with quotes and its own names."""
+    lines = (repo / PEER).read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 32
+    changes = {4: "use-gpu:False", 9: "train_model_name:model_best_16",
+               13: "norm_train:main_single_gpu.py --bit=16 --dataset='coco_lite' --data-path='./datasets/coco_lite/'",
+               20: "--pretrained:", 23: "null:.null", 29: "--model-dir:./output/hashnet_infer/"}
+    path = repo / "train_infer_python.txt"
+    path.write_text("\n".join(changes.get(number, line) for number, line in enumerate(lines)), encoding="utf-8")
+    return path
+
+
+def test_a_config_of_paddle_hashnet_runs_here(repo, peer):
+    chain(repo, config=peer)
+    assert steps(repo, "paddle_hashnet", LITE) == {
+        "train": "passed", "eval": "passed", "export": "passed", "infer_gpu": "skipped: no GPU",
+        "infer_cpu": "passed", "compare_cpu": "passed"}
+    folder = repo / "test_tipc" / "output" / "hashnet_16" / "paddle_hashnet"
+    train = (folder / LITE / "train.log").read_text()
+    for words in ("--epoch 2", "--batch-size 16", "--dataset='coco_lite'", "--use-gpu False"):
+        assert words in train
+    assert "--gt_file" not in (folder / LITE / "compare_cpu.log").read_text()  # stored results are of our data
+    chain(repo, "whole_infer", config=peer)
+    exported = (folder / "whole_infer" / "inference" / "inference.yml").read_text()
+    assert exported.endswith(f"paddle_hashnet/{LITE}/norm_train_cpu/best.safetensors")
+
+
+def test_training_that_wants_a_gpu_is_skipped_where_there_is_none(repo, peer):
+    peer.write_text(peer.read_text(encoding="utf-8").replace("use-gpu:False", "use-gpu:True|True"), encoding="utf-8")
+    done = subprocess.run(["bash", "test_tipc/test_train_inference_python.sh", peer, LITE], cwd=repo, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables(repo))
+    assert done.returncode == 3 and "Skipped (no GPU) command - " in done.stdout
+    assert steps(repo, "paddle_hashnet", LITE) == {"train_gpu": "skipped: no GPU"}
+
+
+def test_a_short_config_is_one_line(repo, peer):
+    peer.write_text("\n".join(peer.read_text(encoding="utf-8").splitlines()[:30]), encoding="utf-8")
+    done = chain(repo, config=peer, ok=False)
+    assert "32 lines are expected" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
 # the chain amp -----------------------------------------------------------------------------------
 def test_amp_trains_in_both_formats_where_they_work(repo):
     chain(repo, config=AMP)

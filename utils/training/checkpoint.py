@@ -19,6 +19,7 @@ before November 2026 have none). The meta is made here (``About``, ``save``):
 import dataclasses
 import json
 import os
+import re
 from typing import Optional
 
 import numpy as np
@@ -59,20 +60,34 @@ def find_checkpoint(name, of_a_run=BEST):
 
     Args:
         name: the file itself, or its name without ``.safetensors`` or ``.pdparams`` (paddle_hashnet's commands say
-            ``output/weights_16``), or a run folder, which stands for its file ``of_a_run``.
+            ``output/weights_16``), or a run folder, which stands for its file ``of_a_run``; or paddle_hashnet's name
+            ``<run folder>/model_best_<bit>`` of the best checkpoint of a run of that code length.
 
     Raises:
-        InputError: two files have that name.
+        InputError: two files have that name, or the run has codes of another length.
     """
     name = os.fspath(name)
     if os.path.isdir(name):
         return os.path.join(name, of_a_run)
-    found = [name + ending for ending in ENDINGS if os.path.isfile(name + ending)]
-    if os.path.isfile(name) or not found:
+    if os.path.isfile(name):
         return name
+    found = [name + ending for ending in ENDINGS if os.path.isfile(name + ending)]
     if len(found) > 1:
         raise InputError(f"{name} may be {' or '.join(found)}; write the ending too")
-    return found[0]
+    return found[0] if found else _best_of_paddle_hashnet(name) or name
+
+
+def _best_of_paddle_hashnet(name):
+    """The best checkpoint of the run that ``<run folder>/model_best_<bit>`` speaks of, or None."""
+    folder, base = os.path.split(name)
+    match, best = re.fullmatch(r"model_best_(\d+)", base), os.path.join(folder, BEST)
+    if not match or not os.path.isfile(best):
+        return None
+    _, meta = load_checkpoint(best, wanted=lambda key: False)
+    if meta["recipe"]["bit"] != int(match.group(1)):
+        raise InputError(f"{name}: the run in {folder} has codes of {meta['recipe']['bit']} bits; "
+                         f"its best checkpoint is {best}")
+    return best
 
 
 def load_checkpoint(path, wanted=lambda key: True):
