@@ -31,7 +31,8 @@ FLAGS = {
     "pretrained": Setting(None, "checkpoint, in place of --model-dir", shown="CKPT"),
     "method": Setting(None, "refuse a model of another method; or the file of a method from outside, whose checkpoint "
                       "--pretrained is", shown="NAME|FILE"),
-    "bit": Setting(None, "refuse a model of another code length", kind=int, low=1),
+    "bit": Setting(None, "refuse a model of another code length; without a model: output/weights_BIT.pdparams, as in "
+                   "paddle_hashnet", kind=int, low=1),
     "dataset": Setting(None, "protocol or folder of lists; default: the one the model was trained on", shown="NAME",
                        spelled=DATA_SETS),
     "gallery": Setting(None, "search these pictures, in place of a data set: a folder with its sub-folders, a manifest "
@@ -79,6 +80,10 @@ def open_encoder(options):
 def _open(options):
     from deploy.engines import open_with
     from deploy.model_folder import check_bits
+    if options.bit and not options.model_dir and not options.pretrained:
+        # paddle_hashnet's command names no model: --bit says which of the four in its folder output is meant
+        weights = f"output/weights_{options.bit}"
+        options.pretrained = weights if os.path.isfile(f"{weights}.pdparams") else None
     if bool(options.model_dir) == bool(options.pretrained):
         raise InputError("give either --model-dir DIR (of export_model.py) or --pretrained CHECKPOINT")
     if options.model_dir:

@@ -25,6 +25,7 @@ CHINESE = {"head": ("参数", "来自", "命令", "结果", "这里", "说明"),
 SPELLINGS = ", ".join(f"{typed} = {name}" for typed, name in DATA_SETS.items())
 # the reasons in Chinese
 REASONS = {
+    "without a model: output/weights_BIT.pdparams": "没有给出模型时用 output/weights_BIT.pdparams",
     "everything is restored, the number of the epoch too": "完整恢复训练状态，包括轮次",
     f"spellings of DHN_PyTorch and DJSRH are known: {SPELLINGS}": f"DHN_PyTorch 与 DJSRH 的写法可用：{SPELLINGS}",
     "the data set says how many classes there are": "类别数由数据集给出",

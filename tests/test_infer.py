@@ -194,14 +194,18 @@ def test_rebuild_replaces_codes_of_other_weights(shapes, tmp_path, tmp_path_fact
 # benchmark section --------------------------------------------------------------------------
 def test_the_benchmark_measures_batches_of_the_size_asked_for(shapes, tmp_path, model, monkeypatch, capsys):
     """Each timed call reads, encodes and ranks 8 queries, not one."""
-    arguments = ["--model-dir", str(model), "--save-path", str(tmp_path), "--img-path", picture(shapes), "--threads", "1"]
+    arguments = ["--model-dir", str(model), "--save-path", str(tmp_path), "--img-path", picture(shapes)]
     infer.main([*arguments, "--batch-size", "16"])  # the database's codes
     seen = {"decoded": [], "encoded": [], "ranked": []}
 
     def watch(owner, name, key, size):
         """Note the size of every call of ``owner.name``, which works as before."""
         known = getattr(owner, name)
-        monkeypatch.setattr(owner, name, lambda *values, **more: (seen[key].append(size(values)), known(*values, **more))[1])
+
+        def noting(*values, **more):
+            seen[key].append(size(values))
+            return known(*values, **more)
+        monkeypatch.setattr(owner, name, noting)
     watch(images_module, "decode", "decoded", lambda values: 1)
     watch(Predictor, "encode", "encoded", lambda values: len(values[1]))
     watch(infer.ranking, "rank", "ranked", lambda values: len(values[1]))

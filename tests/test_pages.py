@@ -13,11 +13,23 @@ import subprocess
 import sys
 
 import numpy as np
+import paddle
 import pytest
 
-from tests import small_data, test_coco, test_imagenet, test_mirflickr, test_nuswide, test_voc, test_wiki
+from models import METHODS, find_method
+from tests import (
+    small_data,
+    test_coco,
+    test_imagenet,
+    test_mirflickr,
+    test_nuswide,
+    test_paddle_hashnet,
+    test_voc,
+    test_wiki,
+)
 from tests.conftest import ROOT, SHAPES_SIZES
 from tests.test_readme import working_tree
+from utils.config import parse
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for folder in ("", "models", "data", "deploy", "docs", "test_tipc",
                                                                 "benchmarks", "scripts")
@@ -39,6 +51,8 @@ SMALLER = [
     (r"main_single_gpu.py .*--dataset cifar-?10", "--query-per-class 3 --train-per-class 6"),
     (r"main_single_gpu.py (?!.*--eval ).*--dataset (coco|cifar|WIKI)",
      f"--epoch 1 --eval-epoch 1 --batch-size 4 {SMALL_NET}"),
+    (r"(main_single_gpu.py|train_\w+_gpu.sh) (?!.*--(eval|dataset) ).*--data-path COCO2014",
+     f"--epoch 1 --eval-epoch 1 --batch-size 4 {SMALL_NET}"),
     (r"quantize.py", "--images 16 --max-flips 0.5"),
     (r"bench_metrics.py", "--queries 20 --items 500 --topk 50 --sample 2 --search 1000"),
     (r"bench_search.py", "--items 2000 --rounds 1"),
@@ -58,6 +72,33 @@ def commands(page):
             if not note and re.match(r"(python|sh|bash) ", line):
                 found.append(re.sub(r"\s*\[[^\]]*\]", "", line))  # [--optional X] is left out
     return found
+
+
+PEERS = "docs/coming_from.md"
+ELSEWHERE = {"sh scripts/tipc.sh 'hashnet_*'": "minutes; tests/test_tipc.py runs configs through it"}
+
+
+def peer_rows():
+    """(section, what stands in the first cell, what stands in the second) of the tables of ``PEERS``."""
+    text = (ROOT / PEERS).read_text(encoding="utf-8")
+    rows = []
+    for section in re.split(r"^## ", text, flags=re.M)[1:]:
+        table = re.findall(r"^\| (.*) \| (.*) \|$", section, re.M)
+        rows += [(section, there, here) for there, here in table if not here == "here"]
+    return rows
+
+
+def quoted(there, here, start):
+    """The spans in backticks that begin with ``start``: of the second cell, and of the first if that is `the same`."""
+    cells = there + here if here.startswith("the same") else here
+    return re.findall(f"`((?:{start})[^`]*)`", cells)
+
+
+def peer_commands():
+    """The commands of the tables of ``PEERS``, without those that other tests run."""
+    found = [command for _, there, here in peer_rows() for command in quoted(there, here, "python |sh ")]
+    assert set(ELSEWHERE) <= set(found)
+    return [command for command in found if command not in ELSEWHERE]
 
 
 def commands_of(page):
@@ -103,9 +144,11 @@ def prepare(page, folder):
     """Put what a page presumes beside its commands; returns replacements of words in its commands."""
     name = page.split("/")[1] if page.startswith("data/") else ""
     replaced = {}
-    if page == "docs/coming_from.md":
+    if page == PEERS:
         name = "coming_from"
         test_wiki.write_official(anew(folder / "wikipedia_dataset"))
+        arrays = {key: paddle.to_tensor(value) for key, value in test_paddle_hashnet.layout(16).items()}
+        paddle.save(arrays, str(folder / "output" / "weights_16.pdparams"))
     if name in ("README.md", "coco", "coming_from"):
         write_coco(folder)
     if name in ("README.md", "cifar10", "coming_from"):
@@ -129,7 +172,7 @@ def prepare(page, folder):
 @pytest.mark.parametrize("page", [commands_of(page) for page in PAGES if commands(page)])
 def test_every_command_of_the_page_runs(page, clone):
     replaced = prepare(page, clone)
-    for command in commands(page):
+    for command in commands(page) + (peer_commands() if page == PEERS else []):
         for old, new in replaced.items():
             command = command.replace(old, new)
         more = " ".join(flags for pattern, flags in SMALLER if re.search(pattern, command))
@@ -149,3 +192,17 @@ def test_every_command_of_the_page_runs(page, clone):
 def test_pages_are_found():
     assert {"data/README.md", "deploy/README.md", "models/README.md", "test_tipc/README.md"} <= set(PAGES)
     assert "python data/coco/make_lists.py --root COCO2014" in commands("data/coco/README.md")
+
+
+def test_every_flag_of_the_tables_for_other_projects_is_read():
+    """What is no command is a flag with a value, for the method of the section; no row says nothing that is tested."""
+    rows = peer_rows()
+    assert len(rows) >= 20
+    for section, there, here in rows:
+        flags = quoted(there, here, "--")
+        assert flags or quoted(there, here, "python |sh "), f"nothing in this row is tested: {there} | {here}"
+        methods = re.findall(r"--method (\w+)", section) or ["hashnet"]
+        for words in map(str.split, flags):
+            own = [] if "--method" in words else ["--method", methods[0]]
+            typed = parse([*own, *words], METHODS, find_method)[1]["typed"]
+            assert set(typed.values()) >= {f"{words[i]} {words[i + 1]}" for i in range(0, len(words), 2)}

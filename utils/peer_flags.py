@@ -169,7 +169,8 @@ PEER_FLAGS = (
     _works("--img", (HASHNET,), (PREDICT,), "img"),
     _works("--save_path", (HASHNET,), (PREDICT, INFER), "save_path"),
     _works("--show", (HASHNET,), (PREDICT,), "show"),
-    _works("--bit", (HASHNET,), (PREDICT, INFER), "bit"),
+    _works("--bit", (HASHNET,), (PREDICT,), "bit", "without a model: output/weights_BIT.pdparams"),
+    _works("--bit", (HASHNET,), (INFER,), "bit"),
     _works("-bs --batch_size", (HASHNET, PADDLE), (PREDICT, INFER), "batch_size"),
     # inference: paddle_hashnet and Paddle's deployment templates
     _works("--model-dir", (HASHNET, PADDLE), (INFER,), "model_dir"),
