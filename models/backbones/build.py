@@ -8,6 +8,7 @@ from models.backbones.download import download
 from models.backbones.names import known_name, split_name, whole_number
 from models.backbones.precomputed import Precomputed
 from models.backbones.pretrained import load_into
+from models.backbones.quick_cpu import quicken
 from models.backbones.vit import is_vit, resize_vit, small_vit
 from models.backbones.wheel import factories
 from utils.errors import InputError
@@ -71,4 +72,5 @@ def _build_net(name, base, options, image_size):
     if LIKE_TORCHVISION in options and as_torchvision(net):
         full += ":" + LIKE_TORCHVISION
     adapt(net, image_size)
+    quicken(net)
     return net, full
