@@ -7,6 +7,9 @@ run on Paddle 3 as it is (its bank keeps the graph; here the bank is detached): 
 paddle.vision.transforms, one image at a time; the loss over a bank of all training images; ``float(loss)`` at every
 step; evaluation with a loop over queries in numpy. Network (AlexNet, random weights), batch size, pictures and number
 of steps are the same. The sides take turns.
+
+A last row times one step of SqueezeNet 1.1 at 128 pixels (that of the ``*_finetune`` recipes) with the layers of
+models/backbones/quick_cpu.py against Paddle's own; both must give the same loss, bit for bit.
 """
 import argparse
 import os
@@ -28,6 +31,7 @@ from benchmarks.bench_metrics import loop_map  # noqa: E402
 from benchmarks.measure import in_turns, machine, ratio_text, ratios, write_section  # noqa: E402
 from models import METHODS  # noqa: E402
 from models.backbones.build import build_backbone  # noqa: E402
+from models.backbones.quick_cpu import QUICK  # noqa: E402
 from models.method import DataFacts  # noqa: E402
 from utils.augmentation import PRESETS  # noqa: E402
 from utils.cpu import threads  # noqa: E402
@@ -50,6 +54,36 @@ def pictures(folder, count):
         cv2.imwrite(os.path.join(folder, name), cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
     labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(count) % CLASSES]
     return Split("train", names, labels=labels, images=FileImages(folder, names))
+
+
+def with_own_layers(net):
+    """The network with Paddle's own layers in place of ``QUICK``."""
+    own = {quick: layer for layer, quick in QUICK.items()}
+    for layer in net.sublayers(include_self=True):
+        layer.__class__ = own.get(type(layer), type(layer))
+    return net
+
+
+class Step:
+    """One step of a whole SqueezeNet with a hash layer, on the same pictures each time."""
+
+    def __init__(self, batch_size, change=lambda net: net):
+        paddle.seed(0)
+        backbone = change(build_backbone("SqueezeNet1_1", pretrained=False, image_size=128))
+        self.method = METHODS["hashnet"](backbone, 48, DataFacts(batch_size, CLASSES))
+        self.optimizer = paddle.optimizer.Adam(1e-4, parameters=self.method.parameters())
+        labels = paddle.eye(CLASSES)[paddle.arange(batch_size) % CLASSES]
+        self.batch = {"image0": paddle.randn([batch_size, 3, 128, 128]), "label": labels,
+                      "index": paddle.arange(batch_size)}
+        self.losses = []
+
+    def __call__(self):
+        """Forward, backward, optimizer."""
+        total = self.method.loss(self.batch)["total"]
+        total.backward()
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+        self.losses.append(float(total))
 
 
 class Parts:
@@ -110,7 +144,7 @@ class Theirs:
         from paddle.vision import transforms as vision
         paddle.seed(0)
         self.split, self.batch_size = split, batch_size
-        backbone = build_backbone("AlexNet", pretrained=False)
+        backbone = with_own_layers(build_backbone("AlexNet", pretrained=False))
         self.net = paddle.nn.Sequential(backbone, paddle.nn.Linear(backbone.out_dim, BITS))
         self.optimizer = paddle.optimizer.Momentum(1e-4, parameters=self.net.parameters(), weight_decay=5e-4)
         self.bank = paddle.zeros([len(split), BITS])
@@ -163,6 +197,17 @@ class Theirs:
         return loop_map(signs[:queries], signs, labels[:queries], labels, 1000)
 
 
+def fine_tuning_row(options):
+    """The row of one step of the ``*_finetune`` recipes."""
+    steps = {"ours": Step(options.batch_size), "own": Step(options.batch_size, with_own_layers)}
+    times = in_turns(steps, options.rounds)
+    assert steps["ours"].losses == steps["own"].losses, "the layers give other bits"
+    ratio, seconds = ratios(times, "ours", "own"), {name: np.median(values[:, 0]) for name, values in times.items()}
+    return (f"| a step of SqueezeNet 1.1, 128 px, against Paddle's own layers; same bits | {seconds['ours']:.2f} "
+            f"({options.batch_size / seconds['ours']:.0f} images/s) | {seconds['own']:.2f} | "
+            f"{ratio_text(ratio['wall'])} | {ratio_text(ratio['cpu'])} |")
+
+
 def main(argv):
     """Measure, print, and write the section ``training`` of RESULTS.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -200,6 +245,7 @@ def main(argv):
         lines.append(f"| mAP@1000, {options.queries} x {options.items} | {np.median(times['ours'][:, 0]):.3f} | "
                      f"{np.median(times['theirs'][:, 0]):.2f} | {ratio_text(ratio['wall'])} | "
                      f"{ratio_text(ratio['cpu'])} |")
+    lines.append(fine_tuning_row(options))
     print("\n".join(lines))
     if options.write:
         write_section("training", lines)
