@@ -4,6 +4,7 @@ import sys
 
 # what moves a cursor, ends a line or turns the direction of writing, and halves of characters (bytes that are no UTF-8)
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LONGEST = 10_000  # characters of a message: two of the longest paths, and words
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -27,10 +28,14 @@ def say(text):
 
 
 class InputError(Exception):
-    """What is wrong, where, and what to do, in one line. Raised for anything a user can mend."""
+    """What is wrong, where, and what to do, in one line. Raised for anything a user can mend.
+
+    A name out of a foreign file may be as long as the file: of a very long line the middle is left out.
+    """
 
     def __str__(self):
-        return printable(super().__str__())
+        text = printable(super().__str__())
+        return text if len(text) <= LONGEST else f"{text[:LONGEST // 2]} ... {text[-LONGEST // 2:]}"
 
 
 def run_main(main, argv=None):

@@ -27,7 +27,7 @@ ROWS = 1 << 20  # rows of a full shard
 MERGE = 1 << 14  # rows up to which a new shard takes over small ones: written in a few milliseconds
 _AT_ONCE = 1 << 16  # rows that are picked out at once
 PATIENCE = 10.0  # seconds that a writer waits for another one
-_LEFT = ("shard-", ".shard-", "faiss-", ".faiss-", ".manifest.")  # names of files that a killed writer may leave
+_OWN = ("shard-", ".shard-", "faiss-", ".faiss-", ".manifest.")  # how names of the store's own files begin
 
 
 class Store:
@@ -67,7 +67,7 @@ class Store:
                 raise InputError(f"the id {twice!r} stands more than once in what the index is to be built of: leave "
                                  "one out")
             draft.commit()
-            _delete(folder, _files(old))
+            _sweep(folder, read_manifest(folder))
         return cls(folder)
 
     def refresh(self):
@@ -123,7 +123,7 @@ class Store:
             draft.remove(self.view, positions(self.view))
 
     def compact(self):
-        """Drop rows that are gone, join small shards, delete what killed writers left. Positions change.
+        """Drop rows that are gone, join small shards. Positions change.
 
         Returns:
             number of rows dropped.
@@ -131,11 +131,6 @@ class Store:
         with self._change() as draft:
             dropped = self.view.rows - self.view.items
             draft.compact()
-        with _locked(self.folder):
-            self._reload()
-            known = _files(self.view.manifest)
-            _delete(self.folder, [name for name in os.listdir(self.folder)
-                                  if name.startswith(_LEFT) and name not in known])
         return dropped
 
     def set_engine(self, engine, epoch):
@@ -164,7 +159,7 @@ class Store:
             if draft.changed(before):
                 draft.commit()
                 self._reload()
-                _delete(self.folder, _files(before) - _files(self.view.manifest))
+            _sweep(self.folder, self.view.manifest)
 
 
 @dataclasses.dataclass(eq=False)
@@ -289,11 +284,14 @@ def _files(manifest):
     return {*(entry["name"] for entry in manifest["shards"]), *removed, *engine}
 
 
-def _delete(folder, names):
-    """Files that no manifest names any more.
+def _sweep(folder, manifest):
+    """Delete what the manifest does not name: files of earlier states, and what killed writers have left.
 
-    A reader that has them mapped keeps them; where the system refuses (Windows) they stay until the next compaction.
+    Only the owner of the lock may: it knows that nobody writes. A reader that has a file mapped keeps it; where the
+    system refuses (Windows) it stays until the next change.
     """
-    for name in names:
-        with contextlib.suppress(OSError):
-            os.remove(os.path.join(folder, name))
+    known = _files(manifest)
+    for name in os.listdir(folder):
+        if name.startswith(_OWN) and name not in known:
+            with contextlib.suppress(OSError):
+                os.remove(os.path.join(folder, name))

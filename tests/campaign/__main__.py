@@ -1,0 +1,53 @@
+"""Run the campaign: ``python -m tests.campaign``, see ``tests/campaign/__init__.py``."""
+import argparse
+import contextlib
+import os
+import pathlib
+import sys
+import tempfile
+import time
+
+os.environ.update(OMP_NUM_THREADS="1", GLOG_v="0")
+
+from tests.campaign import kills, material, mutations  # noqa: E402  (Paddle must not begin with more threads)
+from tests.campaign.preload import preload  # noqa: E402
+
+
+def parse(argv):
+    """The command line."""
+    parser = argparse.ArgumentParser("campaign.sh", description="Kill commands at any moment, read damaged files.")
+    parser.add_argument("--minutes", type=float, default=5, help="in all, a half of it for each part (5)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=("kills", "mutations"))
+    parser.add_argument("--keep", type=pathlib.Path, metavar="DIR", help="folder for the inputs that come out wrong")
+    parser.add_argument("names", nargs="*", help="parts of the names of commands and kinds of files")
+    return parser.parse_args(argv)
+
+
+def say(text):
+    """A line with its time."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def main(argv):
+    """Run both parts and print their tables; returns the exit status: 1 where something came out wrong."""
+    options = parse(argv)
+    parts = [part for part in (kills, mutations) if options.only in (None, part.__name__.rpartition(".")[2])]
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
+        material.make(folder)
+        preload()
+        rows = []
+        for part in parts:
+            more = {"keep": options.keep} if part is mutations else {}
+            found = part.run(60 * options.minutes / len(parts), options.seed, options.names, folder, say=say, **more)
+            print("\n".join(["", *part.table(found), ""]), flush=True)
+            rows += found
+    faults = [fault for row in rows for fault in row.faults]
+    for label, what in faults:
+        print(f"{label}: {what}")
+    return int(bool(faults))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

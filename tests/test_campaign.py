@@ -1,0 +1,109 @@
+"""The campaign finds what it is there to find; its slices and all faults that it once found."""
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks into /proc")
+
+READERS = """
+import json, os, sys, time
+from tests.campaign import children
+from utils.errors import InputError
+children.SECONDS, children.WALL = 1, 3
+canary = sys.argv[1]
+def refuse(_):
+    raise InputError("no such thing")
+def hide(_):
+    try:
+        bytearray(4 << 30)
+    except MemoryError as error:
+        raise InputError("damaged") from error
+def spin(_):
+    while True:
+        pass
+def crash(_):
+    os.kill(os.getpid(), 11)
+readers = {"same": lambda _: [1, "a"], "other content": lambda _: [1, "b"], "refused": refuse, "memory": hide,
+           "memory ": lambda _: bytearray(4 << 30), "hang": spin, "hang ": lambda _: time.sleep(60),
+           "traceback": lambda _: [][1], "traceback ": crash, "executed": lambda _: os.mkdir(canary),
+           "executed ": lambda _: os.system("true")}
+sound = children.attempt(readers["same"], "").words
+print(json.dumps({name: children.judged(read, "", sound, canary).kind for name, read in readers.items()}))
+"""
+
+COMMAND = """
+import os, sys, time
+from utils.files import atomic_path
+path, careful = sys.argv[1], sys.argv[2] == "careful"
+def write(where):
+    with open(where, "w") as file:
+        for part in "abcd":
+            file.write(part)
+            file.flush()
+            time.sleep(.01)
+if careful:
+    for name in os.listdir(os.path.dirname(path)):
+        if name.endswith(".part.txt"):
+            os.remove(os.path.join(os.path.dirname(path), name))
+    with atomic_path(path) as temporary:
+        write(temporary)
+else:
+    write(path)
+    open(path + ".note" + str(os.getpid()), "w").close()
+print("done", flush=True)
+"""
+KILLS = """
+import json, pathlib, sys
+from tests.campaign import kills
+from tests.campaign.scenarios import Scenario, nothing
+def read(work):
+    return (work / "x.txt").read_text() if (work / "x.txt").exists() else None
+found = {}
+for how in ("careful", "careless"):
+    words = lambda work, _: [sys.argv[1], work / "x.txt", how]
+    bench = kills.Bench(Scenario(how, nothing, words, read, said="done"), None, pathlib.Path(sys.argv[2]))
+    for number in range(40):
+        bench.kill(0, number)
+    found[how] = [bench.row.kills, bench.row.wrong, bench.row.left]
+print(json.dumps(found))
+"""
+
+
+def answer_of(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], cwd=ROOT, text=True, timeout=300,
+                          stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_kind_of_outcome_is_told(tmp_path):
+    found = answer_of(READERS, tmp_path / "canary")
+    assert found == {name: name.strip() for name in found} and len(found) == 11
+
+
+def test_a_careless_writer_is_found(tmp_path):
+    (tmp_path / "command.py").write_text(COMMAND)
+    found = answer_of(KILLS, tmp_path / "command.py", tmp_path)
+    assert found["careful"][0] > 20 and found["careful"][1:] == [0, 0]
+    assert found["careless"][1] > 3 and found["careless"][2] > 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part, names", [
+    ("mutations", ["weights", "picture", "features", "shard", "manifest", "COCO", "CIFAR", "image list"])])
+def test_a_slice_finds_nothing(run, part, names):
+    done = run("-m", "tests.campaign", "--minutes", .5, "--only", part, *names, ok=None, timeout=900)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    assert "| **all** |" in done.stdout
+
+
+def test_changes_are_the_same_again():
+    import random
+
+    from tests.campaign import mutate
+    data = bytes(range(256)) * 4
+    first, second = ([mutate.damaged(data, random.Random(i), "/canary", i % 2) for i in range(300)] for _ in range(2))
+    assert first == second and sum(one != data for one in first) > 280
