@@ -1,5 +1,6 @@
 """What a result says of itself: the split it was trained on, the code it came from, codes that have collapsed."""
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from models import METHODS
 from tests.conftest import ROOT, SHAPES_SIZES
 from utils.datasets import load_protocol
 from utils.datasets.trained_on import MOST, compare, id_hashes, note, remember
-from utils.retrieval.codes import collapse
+from utils.retrieval.codes import collapse, running_together
 from utils.retrieval.hamming import pack
 from utils.training.checkpoint import load_checkpoint, save_checkpoint
 
@@ -184,6 +185,18 @@ def test_a_run_whose_codes_say_nothing_warns(run, tmp_path):
     found, words = result(tmp_path / "run"), "image codes: all 32 items share one code"
     assert [words in line for line in found["warnings"]] == [True]
     assert done.stdout.count(f"warning: {words}") == 3  # after each epoch, and at the end
+    done = run("main_single_gpu.py", "--bit", 8, "--dataset", tmp_path / "f.npz", "--num-query", 8, "--epoch", 3,
+               "--eval-epoch", 3, "--feature-norm", "none", "--device", "cpu", "--no-visualdl", "--output-dir",
+               tmp_path / "early")
+    early = "warning: 8 of 8 bits are the same for all of 32 training images"
+    assert re.findall(rf"epoch: \[(\d)/3\], {early}", " ".join(done.stdout.split())) == ["1", "2"]
+
+
+@pytest.mark.parametrize("constant, items, warns", [(4, 16, False), (5, 16, True), (8, 15, False), (0, 64, False)])
+def test_codes_about_to_collapse(constant, items, warns):
+    signs = np.where((np.arange(items) % 2)[:, None], 1.0, -1.0).repeat(8, axis=1)
+    signs[:, :constant] = 1
+    assert bool(running_together(pack(signs), 8)) == warns
 
 
 # what starts anew, what cannot start ----------------------------------------------------------------

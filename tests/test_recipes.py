@@ -50,7 +50,8 @@ def test_recipe_runs(path, dataset, run, tmp_path):
     if recipe.get("cached_views"):
         small += ["--cached-views", method.views]
     small += [word for key, value in method.small.items() for word in (f"--{key.replace('_', '-')}", value)]
-    run("main_single_gpu.py", "--config", path, *data, *small, "--bit", 16, "--batch-size", 16, "--epoch", 1,
+    epochs = int(recipe.get("warmup_epochs", 0)) + 1  # a warm-up is shorter than the training
+    run("main_single_gpu.py", "--config", path, *data, *small, "--bit", 16, "--batch-size", 16, "--epoch", epochs,
         "--output-dir", tmp_path / "run", "--device", "cpu")
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["recipe"]["method"] == method.name and result["score"] is not None and 0 < result["score"] <= 1

@@ -19,6 +19,7 @@ from utils.retrieval.hamming import check_codes, to_words, unpack
 _FORMAT = "PaddleDeepHash codes"
 _VERSION = 1
 MOST_SHARE, FEW_SHARE = 0.99, 0.001  # of the items, with one code; different codes: beyond them codes have collapsed
+FEWEST_ITEMS = 16  # of which a common bit says something
 _ROWS = 8192  # rows unpacked at once: bounds the memory of code_health
 
 
@@ -210,6 +211,21 @@ def collapse(packed, classes=0):
     if len(counts) <= FEW_SHARE * items and not len(counts) >= classes > 0:
         return f"{items} items have only {len(counts)} different codes: the codes say little"
     return None
+
+
+def running_together(packed, bits):
+    """Whether the codes of a batch are about to collapse, as one line; None where they are not.
+
+    A batch is too few codes for ``collapse``. What precedes it is seen in any batch: most bits are the same for all.
+
+    Args:
+        packed: uint8 [N, ceil(bits / 8)].
+        bits: code length.
+    """
+    constant = code_health(packed, bits)["constant_bits"]
+    if len(packed) < FEWEST_ITEMS or constant <= bits / 2:
+        return None
+    return f"{constant} of {bits} bits are the same for all of {len(packed)} training images"
 
 
 def format_health(health):

@@ -11,6 +11,8 @@ import paddle
 from utils.augmentation import PRESETS, augmentation
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.retrieval.codes import running_together
+from utils.retrieval.hamming import pack
 from utils.training import amp, checkpoint, optim
 from utils.training.distributed import barrier, broadcast, gather_objects, is_main, rank, world_size
 from utils.training.evaluator import describe
@@ -123,7 +125,7 @@ def fit(training, evaluator, log, about):
         else:
             batches = load_batches(items, order, run["num_workers"])
         with amp.backbone(method, recipe["amp"]):
-            mean_loss = train_epoch(training, parallel, batches, order, epoch, log, progress)
+            mean_loss, sample = train_epoch(training, parallel, batches, order, epoch, log, progress)
         # running statistics of batch norm differ by rank: the ranks would encode their shares of a split with different
         # networks, and a resumed run would not equal an uninterrupted one
         broadcast(value for key, value in method.state_dict().items()
@@ -144,6 +146,9 @@ def fit(training, evaluator, log, about):
             if score is None or state["best_score"] is None or score > state["best_score"]:
                 state["best_score"], state["best_epoch"] = score, epoch + 1
                 save(best, method, None, about, state)
+        else:
+            for text in early_warning(method, sample):
+                log.line(*fold(f"epoch: [{epoch + 1}/{recipe['epoch']}], {text}"))
         save(training.path(checkpoint.LATEST), method, training.optimizer, about, state)
     progress.close()
     return report
@@ -192,13 +197,15 @@ def train_epoch(training, parallel, batches, order, epoch, log, progress):
         progress: Progress of the run.
 
     Returns:
-        Mean over steps and ranks of the total loss.
+        (mean over steps and ranks of the total loss, the first batch).
     """
     method, optimizer, recipe, run = training.method, training.optimizer, training.recipe, training.run
     parameters = [parameter for parameter in method.parameters() if not parameter.stop_gradient]
     scaler, meter, steps, accumulate = amp.scaler(recipe["amp"]), Meter(), len(order), recipe["accumulate"]
     for step, batch in enumerate(batches):
         meter.loaded()
+        if step == 0:
+            sample = batch
         first = step - step % accumulate  # the batches first .. end - 1 make one step of the optimizer
         end = min(first + accumulate, steps)
         share = len(order[step]) / sum(map(len, order[first:end]))
@@ -220,7 +227,17 @@ def train_epoch(training, parallel, batches, order, epoch, log, progress):
             log.line(*step_lines(f"epoch: [{epoch + 1}/{recipe['epoch']}], step: [{step + 1}/{steps}]", progress.left(),
                                  optimizer.get_lr(), values, meter.costs()))
             log.scalar("train/loss", values["total"], epoch * steps + step)
-    return rank_means({"total": meter.total / steps})["total"]
+    return rank_means({"total": meter.total / steps})["total"], sample
+
+
+def early_warning(method, batch):
+    """What is wrong with the image codes of a batch, epochs before an evaluation would show it: a list of lines."""
+    method.eval()
+    with paddle.no_grad():
+        codes = pack(method.code(method.view(batch)).astype("float32").numpy())
+    text = running_together(codes, method.bits)
+    return [f"warning: {text}: the codes run together; raise warmup_epochs, or lower learning_rate or head_lr_mult"] \
+        if text else []
 
 
 def gradients_stay(parallel, stay):
