@@ -6,6 +6,7 @@ from models.backbones.build import build_backbone
 from models.checkpoint import open_checkpoint, open_meta
 from models.method import DataFacts
 from utils.errors import InputError
+from utils.training.checkpoint import array_kind
 
 
 def build_method(recipe, facts):
@@ -43,8 +44,8 @@ def load_state(method, tensors, where):
     state = method.state_dict()
     faults = [f"missing {key}" for key in state if key not in tensors]
     faults += [f"unexpected {key}" for key in tensors if key not in state]
-    faults += [f"{key} is {list(tensors[key].shape)}, not {list(state[key].shape)}"
-               for key in state if key in tensors and list(tensors[key].shape) != list(state[key].shape)]
+    faults += [f"{key} is {array_kind(tensors[key])}, not {array_kind(value.numpy())}" for key, value in state.items()
+               if key in tensors and array_kind(tensors[key]) != array_kind(value.numpy())]
     if faults:
         more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise InputError(f"{where} does not fit the recipe: {'; '.join(faults[:5])}{more}")

@@ -3,8 +3,9 @@ import os
 
 from models.backbones.weight_files import file_format, read_weights
 from models.paddle_hashnet import as_checkpoint, is_whole_model
+from utils.config import checked_recipe
 from utils.errors import InputError
-from utils.training.checkpoint import find_checkpoint, load_checkpoint
+from utils.training.checkpoint import check_meta, find_checkpoint, load_checkpoint
 
 
 def open_checkpoint(name, wanted=lambda key: True):
@@ -22,7 +23,9 @@ def open_checkpoint(name, wanted=lambda key: True):
     """
     path = find_checkpoint(name)
     if not os.path.isfile(path) or file_format(path) not in ("pickle", "zip"):
-        return load_checkpoint(path, wanted)
+        arrays, meta = load_checkpoint(path, wanted)
+        check_meta(path, meta)
+        return arrays, {**meta, "recipe": checked_recipe(meta["recipe"], path)}
     arrays = read_weights(path)
     if is_whole_model(arrays):
         return as_checkpoint(arrays, path)

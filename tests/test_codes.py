@@ -242,3 +242,57 @@ def test_health_needs_codes():
         code_health(np.zeros((0, 2), np.uint8), 16)
     with pytest.raises(InputError):
         code_health(np.zeros((3, 2), np.uint8), 32)
+
+
+# other types --------------------------------------------------------------------------------------
+def rewritten(path, header=None, ids=None, **arrays):
+    """A code file with other values in its header, other ids or arrays (None = left out)."""
+    with np.load(path) as file:
+        parts = {name: file[name] for name in file.files}
+    old = json.loads(parts["header"].tobytes())
+    if header is not None:
+        meta = header.get("meta", {})
+        meta = {**old["meta"], **meta} if isinstance(meta, dict) else meta
+        parts["header"] = np.frombuffer(json.dumps({**old, **header, "meta": meta}).encode(), np.uint8)
+    if ids is not None:
+        parts["ids"] = np.frombuffer(ids.encode(), np.uint8)
+    parts.update(arrays)
+    write_npz(path, {name: array for name, array in parts.items() if array is not None})
+
+
+@pytest.mark.parametrize("changes, word", [
+    *[({"header": {key: value}}, key) for key in ("bits", "items", "fingerprint")
+      for value in (None, True, -1, 1.5, [], {})],
+    ({"header": {"classes": 10 ** 7}}, "packed rows of labels"), ({"header": {"classes": 10 ** 30}}, "damaged"),
+    ({"header": {"classes": 3}}, "packed rows"), ({"header": {"classes": 0}}, "classes"),
+    ({"header": {"classes": [1]}}, "classes"), ({"header": {"items": 10 ** 12}}, "packed rows"),
+    ({"header": {"bits": 10 ** 12}}, "not a code of"), ({"header": {"meta": [1]}}, "meta"),
+    ({"header": {"version": [1]}}, "format"), ({"header": {"format": {}}}, "no code file"),
+    ({"header": {"meta": {"classes": ["a"] * 12}}}, "12 classes but 11 columns"),
+    ({"header": {"meta": {"classes": "abc"}}}, "meta.classes"), ({"header": {"meta": {"stamps": [1]}}}, "1 stamps"),
+    ({"header": {"meta": {"stamps": "abcde"}}}, "meta.stamps"), ({"header": {"meta": {"broken": [1]}}}, "meta.broken"),
+    ({"header": {"meta": {"data": {"gallery": 3}}}}, "meta.data.gallery"), ({"header": {"meta": {"data": 3}}}, "data"),
+    ({"header": {"meta": {"modality": 1}}}, "meta.modality"), ({"header": {"meta": {"root": []}}}, "meta.root"),
+    ({"ids": "{}"}, "damaged"), ({"ids": "[1, 2, 3, 4, 5]"}, "strings"), ({"ids": "[" * 5000}, "damaged"),
+    ({"ids": "[" + "9" * 5000 + "]"}, "damaged"), ({"codes": None}, "damaged"),
+    ({"label_bits": None}, "no packed rows"),
+    ({"codes": np.zeros((5, 2))}, "damaged"), ({"codes": np.zeros((4, 2), np.uint8)}, "4 codes"),
+    ({"label_bits": np.zeros((5, 3), np.uint8)}, "packed rows"), ({"label_bits": np.zeros((5, 2))}, "packed rows"),
+    ({"relaxed": np.zeros((5, 3), np.float16)}, "relaxed"), ({"relaxed": np.array("x")}, "relaxed")])
+def test_other_types_are_one_line(tmp_path, changes, word):
+    path = tmp_path / "c.npz"
+    make().save(path)
+    rewritten(path, **changes)
+    with pytest.raises(InputError) as caught:
+        CodeFile.load(path)
+    assert str(caught.value).startswith(str(path)) and word in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_small_file_that_unpacks_to_much_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("utils.limits.limit", lambda name: 1 << 20)
+    make().save(tmp_path / "c.npz")
+    with np.load(tmp_path / "c.npz") as file:
+        parts = {name: file[name] for name in file.files}
+    np.savez_compressed(tmp_path / "c.npz", **{**parts, "codes": np.zeros(20 << 20, np.uint8)})
+    with pytest.raises(InputError, match="damaged"):
+        CodeFile.load(tmp_path / "c.npz")

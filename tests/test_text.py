@@ -71,6 +71,12 @@ def test_file(tmp_path):
                                      '{"format": 1, "kind": "bow", "vocabulary": ["a", "b"], "idf": [1]}',
                                      '{"format": 1, "kind": "bow", "vocabulary": ["a", "a"], "idf": [1, 1]}',
                                      '{"format": 1, "kind": "bow", "vocabulary": ["a"], "idf": [null]}',
+                                     '{"format": 1, "kind": "bow", "vocabulary": [1], "idf": [1]}',
+                                     '{"format": 1, "kind": "bow", "vocabulary": ["a"], "idf": [true]}',
+                                     '{"format": 1, "kind": "bow", "vocabulary": [], "idf": []}',
+                                     '{"format": 1, "kind": "bow", "vocabulary": "ab", "idf": [1, 1]}',
+                                     '{"format": 1, "kind": ["bow"], "vocabulary": ["a"], "idf": [1]}',
+                                     '{"format": 1, "kind": "bow", "vocabulary": %s, "idf": []}' % ("[" * 5000),
                                      '{"format": 1, "kind": "other", "vocabulary": ["a"], "idf": [1]}'])
 def test_other_files_are_refused_in_one_line(tmp_path, content):
     path = tmp_path / "v.json"

@@ -12,7 +12,10 @@ from utils.errors import InputError
 from utils.files import write_text
 from utils.flags import Flags, command_line, note, show_help
 from utils.peer_flags import DATA_SETS
+from utils.plain_yaml import read_yaml
+from utils.schema import anything, check, each, either, mapping, plain_table, table, text, whole
 from utils.settings import ALL, Setting, nearest
+from utils.text import MOST_WORDS
 from utils.training.checkpoint import BEST, LATEST, find_checkpoint
 
 MAX_BITS = 1024
@@ -46,7 +49,7 @@ DATA = {
     "decode": Setting("full", "reduced: large JPEGs at a smaller size, other codes", choices=("full", "reduced")),
     **augmentation.SETTINGS,
     "text_kind": Setting("tfidf", "of texts", choices=("tfidf", "bow")),
-    "text_limit": Setting(2000, "most frequent words kept", low=1),
+    "text_limit": Setting(2000, "most frequent words kept", low=1, high=MOST_WORDS),
 }
 
 MODEL = {
@@ -123,6 +126,9 @@ GROUPS = {"data": DATA, "model": MODEL, "training": TRAINING, "evaluation": EVAL
 OWN_FILE = ("method_file", "method_sha256")  # a recipe of a method from outside says where and what it was
 RECIPE_LINES = ("datasets", "by_bit", *OWN_FILE)  # lines of a recipe file that are no settings
 MAY_CHANGE_ON_RESUME = ("epoch", "eval_epoch", "eval_batch_size", "data_path", "list_dir", "backbone_weights")
+# a recipe file, before its values are compared with the settings
+_FILE = table({}, {"datasets": each(text(), 1), "by_bit": either(mapping(plain_table, whole(1, MAX_BITS))),
+                   "method": either(text())}, others=anything)
 SIZES = ("num_train", "num_query", "num_database", "train_per_class", "query_per_class", "skip_broken", "labels")
 
 
@@ -141,20 +147,26 @@ def _convert(key, value, setting, where):
         raise InputError(f"{where}: {key} = {value!r}, expected {error}") from None
 
 
+def checked_recipe(recipe, where):
+    """A recipe that was stored in the file ``where``: the values of the keys that all methods share are what they must
+    be, and stay what they are. Those of the method are checked where it is known.
+
+    Raises:
+        InputError: names file, key and what is expected.
+    """
+    return {key: _convert(key, value, RECIPE[key], where) if key in RECIPE else value for key, value in recipe.items()}
+
+
 def _load_yaml(path):
     """The lines of a recipe file as a dict, not looked at further than ``datasets``."""
     try:
-        with open(path, encoding="utf-8") as file:
-            settings = yaml.safe_load(file) or {}
+        settings = read_yaml(path)
     except OSError as error:
         raise InputError(f"cannot read recipe {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(settings, dict):
-        raise InputError(f"{path}: expected `key: value` lines")
-    served = settings.get("datasets", ["any"])
-    if not isinstance(served, list) or not served or not all(isinstance(name, str) for name in served):
-        raise InputError(f"{path}: datasets: expected [name, name, ...]")
+    except ValueError as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from None
+    settings = {} if settings is None else settings
+    check(settings, _FILE, path)
     return settings
 
 
@@ -164,11 +176,11 @@ def _read_yaml(path, given):
     served = settings.pop("datasets", None)
     if served and "dataset" not in settings and "dataset" not in given:
         raise InputError(f"{path} serves several data sets; choose with --dataset one of {', '.join(served)}")
-    bit = given.get("bit")
     by_bit = settings.pop("by_bit", None) or {}
-    if not isinstance(by_bit, dict) or not all(isinstance(more, dict) for more in by_bit.values()):
-        raise InputError(f"{path}: by_bit: expected `length: {{key: value}}` lines")
-    settings.update(by_bit.get(bit if bit is not None else settings.get("bit", RECIPE["bit"].default), {}))
+    bit = given.get("bit")
+    if bit is None:
+        bit = _convert("bit", settings.get("bit", RECIPE["bit"].default), RECIPE["bit"], path)
+    settings.update(by_bit.get(bit, {}))
     return {key: value for key, value in settings.items() if key not in OWN_FILE}
 
 

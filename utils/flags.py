@@ -13,7 +13,7 @@ import textwrap
 import types
 
 from utils import peer_flags
-from utils.errors import InputError
+from utils.errors import InputError, printable
 from utils.settings import nearest
 
 WIDTH, LEFT, HALF = 110, 26, 56  # columns of --help, of its flags, and where the second of two short flags starts
@@ -216,7 +216,7 @@ def unquoted(text):
 
 def note(text):
     """One line for the user, on stderr: stdout may be read by a program."""
-    print(f"note: {text}", file=sys.stderr, flush=True)
+    print(f"note: {printable(text)}", file=sys.stderr, flush=True)
 
 
 def show_help(command, description, groups, *, last=()):

@@ -4,7 +4,6 @@ Written here instead of taken from scikit-learn: the query path (deploy/) would 
 100 MB, for a dictionary look-up and a division, and scikit-learn keeps a fitted vectoriser only as a pickle. Sixty
 lines and a JSON file serve every engine, and the counting is the same on every machine.
 """
-import json
 import math
 import re
 import unicodedata
@@ -12,11 +11,17 @@ from collections import Counter
 
 import numpy as np
 
+from utils import schema
 from utils.errors import InputError
 from utils.files import write_json
+from utils.plain_json import read_json
 
 KINDS = ("tfidf", "bow")
 FORMAT = 1
+MOST_WORDS = 500_000
+_FILE = schema.table({"format": schema.whole(), "kind": schema.one_of(*KINDS),
+                      "vocabulary": schema.each(schema.text(), 1, MOST_WORDS),
+                      "idf": schema.each(schema.number(), 1, MOST_WORDS)})
 # scripts written without spaces: Han (with extensions), kana
 _HAN = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _PIECES = re.compile(f"[{_HAN}]+|[^\\W_{_HAN}]+(?:'[^\\W_{_HAN}]+)*")
@@ -113,12 +118,11 @@ class Vectorizer:
         """The inverse of ``to_dict``. Raises InputError for anything else; ``where`` names it."""
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             raise InputError(f"{where} is no text vectoriser of format {FORMAT}")
-        vocabulary, idf = values.get("vocabulary"), values.get("idf")
-        if not isinstance(vocabulary, list) or not isinstance(idf, list) or len(vocabulary) != len(idf) \
-                or len(set(map(str, vocabulary))) != len(vocabulary) \
-                or not all(isinstance(number, (int, float)) and math.isfinite(number) for number in idf):
+        schema.check(values, _FILE, where, "export the model again")
+        vocabulary, idf = values["vocabulary"], values["idf"]
+        if len(vocabulary) != len(idf) or len(set(vocabulary)) != len(vocabulary):
             raise InputError(f"{where} is damaged: vocabulary and weights do not fit; export the model again")
-        return cls(values.get("kind"), vocabulary, idf)
+        return cls(values["kind"], vocabulary, idf)
 
     def save(self, path):
         """Write the JSON file, atomically."""
@@ -128,12 +132,11 @@ class Vectorizer:
     def load(cls, path):
         """Read a JSON file of ``save``. Raises InputError: missing, truncated, or something else."""
         try:
-            with open(path, encoding="utf-8") as file:
-                values = json.load(file)
+            values = read_json(path)
         except OSError as error:
             raise InputError(f"cannot read the text vectoriser {path}: {error.strerror}") from None
-        except ValueError:
-            raise InputError(f"{path} is no text vectoriser: not valid JSON") from None
+        except ValueError as error:
+            raise InputError(f"{path} is no text vectoriser: not valid JSON ({error})") from None
         return cls.from_dict(values, str(path))
 
 

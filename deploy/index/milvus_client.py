@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from utils.errors import InputError
+from utils.plain_json import parse_json
 from utils.retrieval.shard_set import CodesInfo
 
 ROWS = 1000  # rows of one request
@@ -100,7 +101,7 @@ def parse_address(place):
 def read_info(client, name, uri):
     """CodesInfo of a collection, from its description."""
     try:
-        return CodesInfo(**json.loads(client("describe_collection", name)["description"]))
+        return CodesInfo(**parse_json(client("describe_collection", name)["description"]))
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"the collection {name} of {uri} was not made by this program: choose another") from error
 

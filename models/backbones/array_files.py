@@ -2,12 +2,13 @@
 
 Sizes are compared with the file's own before anything is allocated.
 """
-import json
 import math
 import os
 import struct
 
 import numpy as np
+
+from utils.plain_json import parse_json
 
 _SAFETENSORS = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "bf16", "I64": "i8", "I32": "i4", "I16": "i2",
                 "I8": "i1", "U8": "u1", "BOOL": "?"}
@@ -26,12 +27,6 @@ def plain_numbers(kind, data, order="<"):
 
 
 # safetensors --------------------------------------------------------------------------------------
-def _short_number(text):
-    if len(text) > 20:
-        raise ValueError("its header holds a number of more than 20 digits")
-    return int(text)
-
-
 def read_safetensors(path):
     """dict name -> ndarray. Arrays may not share bytes, so they are never larger than the file.
 
@@ -43,7 +38,7 @@ def read_safetensors(path):
         length, = struct.unpack("<Q", file.read(8))
         if length > min(LARGEST_HEADER, size - 8):
             raise ValueError(f"its header of {length} bytes is longer than the file or than {LARGEST_HEADER} bytes")
-        header = json.loads(file.read(length), parse_int=_short_number)
+        header = parse_json(file.read(length))
         if type(header) is not dict:
             raise ValueError("its header is no dictionary")
         header.pop("__metadata__", None)

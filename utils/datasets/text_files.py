@@ -1,8 +1,8 @@
 """Text files of data sets: lines, texts of pictures, words of old encodings."""
-import json
 import os
 
 from utils.errors import InputError
+from utils.plain_json import parse_json
 
 
 def read_lines(path):
@@ -28,9 +28,9 @@ def read_texts(path):
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = parse_json(line)
                 texts[row["image"]] = whole_text(row["text"])
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError) as error:
                 raise InputError(f"{path}:{number}: not a JSON object with image and text") from error
     return texts
 

@@ -12,15 +12,28 @@ from typing import List, Optional
 
 import numpy as np
 
+from utils import limits
 from utils.errors import InputError
 from utils.files import write_npz
+from utils.npz import open_zip, read_entries
+from utils.plain_json import parse_json
 from utils.retrieval.hamming import check_codes, to_words, unpack
+from utils.schema import anything, check, each, either, mapping, one_of, scalar, table, text, whole
 
 _FORMAT = "PaddleDeepHash codes"
 _VERSION = 1
 MOST_SHARE, FEW_SHARE = 0.99, 0.001  # of the items, with one code; different codes: beyond them codes have collapsed
 FEWEST_ITEMS = 16  # of which a common bit says something
 _ROWS = 8192  # rows unpacked at once: bounds the memory of code_health
+_ARRAYS = ("header", "ids", "codes", "label_bits", "relaxed")
+# what the commands look at; whoever makes code files may note more
+_META = table({}, {"classes": each(text()), "modality": one_of("image", "text"), "sha256": text(),
+                   "precision": text(), "root": either(text()), "skipped": whole(0), "stamps": each(either(whole())),
+                   "broken": mapping(either(whole())),
+                   "data": table({}, {"gallery": text(), "dataset": text(), "split_seed": either(whole(0)),
+                                      "sizes": mapping(scalar)}, others=anything)}, others=anything)
+_HEADER = table({"bits": whole(1), "items": whole(0), "classes": either(whole(1)), "fingerprint": text(),
+                 "meta": either(_META)}, others=anything)
 
 
 @dataclasses.dataclass(eq=False)
@@ -70,6 +83,13 @@ class CodeFile:
         if labels.size and labels.max() > 1:
             raise InputError(f"labels of a code file must be 0 or 1, found {labels.max()}")
 
+    def check_meta(self):
+        """Raise InputError where what the meta says of items and classes does not fit the codes."""
+        if self.labels is not None and len(self.meta.get("classes", ())) > self.labels.shape[1]:
+            raise InputError(f"{len(self.meta['classes'])} classes but {self.labels.shape[1]} columns of labels")
+        if len(self.meta.get("stamps", self.ids)) != len(self.ids):
+            raise InputError(f"{len(self.meta['stamps'])} stamps but {len(self.ids)} ids")
+
     def save(self, path):
         """Write the file atomically.
 
@@ -106,31 +126,34 @@ class CodeFile:
             raise InputError(f"no code file at {path}; encode the database first")
         try:
             # zipfile checks the CRC of every member that is read to its end
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with open_zip(path, limits.limit(limits.ARRAY_BYTES)) as archive:
+                arrays = read_entries(archive, _ARRAYS)
             header, ids, codes = _from_bytes(arrays["header"]), _from_bytes(arrays["ids"]), arrays["codes"]
-            version, bits, count, classes, found, meta = (
-                header[key] for key in ("version", "bits", "items", "classes", "fingerprint", "meta"))
-            if header["format"] != _FORMAT or not isinstance(bits, int) or not isinstance(ids, list):
+            if header["format"] != _FORMAT or type(ids) is not list:
                 raise ValueError("other contents")
-            labels = None
-            if classes is not None:
-                labels = np.unpackbits(arrays["label_bits"], axis=1, count=classes)
+            version = header["version"]
+        except InputError:
+            raise
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         except Exception as error:  # a damaged archive can raise nearly anything in zipfile, numpy and json
             raise InputError(f"{path} is damaged or no code file: delete it and encode the database again") from error
         if version != _VERSION:
-            raise InputError(f"{path} has code file format {version}, this program reads {_VERSION}: encode the "
+            raise InputError(f"{path} has code file format {version!r}, this program reads {_VERSION}: encode the "
                              "database again")
+        check(header, _HEADER, path, "delete it and encode the database again")
+        bits, count, classes, found, meta = (
+            header[key] for key in ("bits", "items", "classes", "fingerprint", "meta"))
         if fingerprint is not None and found != fingerprint:
             raise InputError(f"{path} was made by another model (fingerprint {found or 'unknown'}, the model at hand "
                              f"has {fingerprint}): encode the database again, or choose the other model")
-        loaded = cls(codes, bits, ids, labels, found, meta or {}, arrays.get("relaxed"))
         try:
+            labels = None if classes is None else _label_rows(arrays.get("label_bits"), count, classes)
+            loaded = cls(codes, bits, ids, labels, found, meta or {}, arrays.get("relaxed"))
             loaded.check()
-            if len(codes) != count:
-                raise InputError(f"{len(codes)} codes where {count} are announced")
+            loaded.check_meta()
+            if len(loaded) != count:
+                raise InputError(f"{len(loaded)} codes where {count} are announced")
         except InputError as error:
             raise InputError(f"{path} is damaged: {error}") from error
         return loaded
@@ -147,7 +170,15 @@ def _to_bytes(value):
 
 
 def _from_bytes(array):
-    return json.loads(array.tobytes().decode("ascii"))
+    return parse_json(array.tobytes().decode("ascii"))
+
+
+def _label_rows(packed, items, classes):
+    """uint8 [items, classes] of 0 and 1 of packed rows. Raises InputError where there are not so many of them."""
+    if packed is None or packed.dtype != np.uint8 or packed.shape != (items, -(-classes // 8)):
+        found = "no" if packed is None else f"{packed.dtype} {list(packed.shape)}"
+        raise InputError(f"{found} packed rows of labels where {items} of {classes} columns are announced")
+    return np.unpackbits(packed, axis=1, count=classes)
 
 
 def code_health(packed, bits):

@@ -3,6 +3,10 @@
 ``paddle.load`` unpickles, and a crafted pickle runs code; safetensors cannot. A checkpoint is written
 to a temporary name and renamed, so killing the process at any moment leaves the previous one whole.
 
+The file's own table of texts holds ``format``; ``meta``; ``digests``, JSON: name -> SHA-256 of the array, its type and
+shape; ``digest``, SHA-256 of these two. Whatever is read of a file is compared with them, so that a byte that was
+changed anywhere is noticed by whoever uses it. Files of format 1 (until November 2026) hold no digests.
+
 Arrays are named ``model/<state>``, ``optimizer/<state>`` and ``trained_on`` (utils/datasets/trained_on.py; checkpoints
 before November 2026 have none). The meta is made here (``About``, ``save``):
 
@@ -17,6 +21,8 @@ before November 2026 have none). The meta is made here (``About``, ``save``):
     optimizer    its plain values; only in a checkpoint that training can go on from
 """
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 import re
@@ -28,11 +34,27 @@ from safetensors.numpy import save_file
 
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.flags import note
+from utils.plain_json import parse_json
+from utils.schema import anything, check, each, either, mapping, number, plain_table, scalar, table, text, truth, whole
 
-FORMAT = "paddledeephash-checkpoint-1"
+FORMAT, WITHOUT_DIGESTS = "paddledeephash-checkpoint-2", "paddledeephash-checkpoint-1"
+LARGEST_META = 32 << 20  # characters; its largest part is the vocabulary
 BEST, LATEST = "best.safetensors", "latest.safetensors"  # the two checkpoints of a run folder
 ENDINGS = (".safetensors", ".pdparams")
 TRAINED_ON = "trained_on"
+_COUNT = whole(0, (1 << 31) - 1)
+_META = table(
+    {"recipe": table({"method": text(), "dataset": text(), "backbone": text(), "bit": whole(1), "resize_size": whole(1),
+                      "crop_size": whole(1), "split_seed": _COUNT, "seed": whole(0), "feature_norm": text(),
+                      "freeze_backbone": truth, "ap": text()}, others=scalar),
+     "data": table({"num_train": _COUNT, "num_classes": _COUNT}, {"text_dim": either(_COUNT)}, others=scalar),
+     "classes": each(text())},
+    {"protocol": table({"name": text(), "sha256": mapping(text())}, others=anything), "vectorizer": either(plain_table),
+     "epoch": whole(0), "fingerprint": text(), "optimizer": mapping(number()),
+     "state": table({"epoch": whole(0), "best_score": either(number()), "best_epoch": either(whole(1)),
+                     "history": each(table({"epoch": whole(1), "loss": number(), "score": either(number())})),
+                     "seconds": number(0), "images": whole(0), "started_from": either(text())})}, others=anything)
 
 
 # the file -------------------------------------------------------------------------------
@@ -50,9 +72,25 @@ def save_checkpoint(path, tensors, meta):
     arrays = {key: np.ascontiguousarray(value) for key, value in tensors.items()}
     with atomic_path(path) as temporary:
         try:
-            save_file(arrays, temporary, metadata={"format": FORMAT, "meta": json.dumps(meta)})
+            save_file(arrays, temporary, metadata=_about(arrays, json.dumps(meta)))
         except SafetensorError as error:  # safetensors wraps the operating system's error
             raise OSError(None, str(error)) from error
+
+
+def _about(arrays, meta):
+    """The file's table of texts."""
+    digests = json.dumps({key: _digest(array) for key, array in arrays.items()}, sort_keys=True)
+    return {"format": FORMAT, "meta": meta, "digests": digests, "digest": _digest_of_texts(meta, digests)}
+
+
+def _digest(array):
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
+    digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _digest_of_texts(*texts):
+    return hashlib.sha256("\n".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def find_checkpoint(name, of_a_run=BEST):
@@ -101,19 +139,53 @@ def load_checkpoint(path, wanted=lambda key: True):
         (dict name -> ndarray, meta dict).
 
     Raises:
-        InputError: no such file, not a checkpoint of this project, or a truncated one.
+        InputError: no such file, not a checkpoint of this project, a truncated one, or bytes in it are not those that
+            were written.
     """
     if not os.path.isfile(path):
         raise InputError(f"no checkpoint at {path}; train first or correct the path")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
+            if metadata.get("format") not in (FORMAT, WITHOUT_DIGESTS):
                 raise InputError(f"{path} is not a checkpoint of this project (a .safetensors file that "
                                  "main_single_gpu.py wrote); backbone weights go to --backbone-weights")
-            return {key: file.get_tensor(key) for key in file.keys() if wanted(key)}, json.loads(metadata["meta"])
+            arrays = {key: file.get_tensor(key) for key in file.keys() if wanted(key)}
+            _compare(path, metadata, set(file.keys()), arrays)
+            return arrays, parse_json(metadata["meta"])
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path} is damaged or not a checkpoint ({error}); use another one") from error
+
+
+def _compare(path, metadata, names, arrays):
+    """Raise ValueError where something in a file is not what was written.
+
+    Args:
+        path: of the file.
+        metadata: its table of texts.
+        names: of all its arrays.
+        arrays: those that were read.
+    """
+    if len(metadata["meta"]) > LARGEST_META:
+        raise ValueError(f"its meta is longer than {LARGEST_META >> 20} MB")
+    if metadata["format"] == WITHOUT_DIGESTS:
+        if set(metadata) != {"format", "meta"}:
+            raise ValueError("it says to be of format 1, which has no digests, and has some")
+        return _tell_of_no_digests(path)
+    if _digest_of_texts(metadata["meta"], metadata["digests"]) != metadata["digest"]:
+        raise ValueError("its meta is not what was written")
+    digests = parse_json(metadata["digests"])
+    if set(digests) != names:
+        raise ValueError("it has other arrays than those that were written")
+    for key, array in arrays.items():
+        if _digest(array) != digests[key]:
+            raise ValueError(f"the array {key} is not what was written")
+
+
+@functools.lru_cache(maxsize=None)
+def _tell_of_no_digests(path):
+    """One note for a file, however often it is looked at."""
+    note(f"{path} was written before checkpoints held digests: damage to it would not be noticed")
 
 
 # of a training run ----------------------------------------------------------------------
@@ -169,6 +241,11 @@ def save(path, method, optimizer, about, state):
     save_checkpoint(path, tensors, meta)
 
 
+def check_meta(path, meta):
+    """Raise InputError where the meta of a run's checkpoint is not what ``save`` writes; names the key."""
+    check(meta, _META, path, "use another checkpoint")
+
+
 def check_resumable(path, meta):
     """Raise InputError where checkpoint ``path`` lacks what training needs to go on."""
     if "optimizer" not in meta:
@@ -200,13 +277,32 @@ def restore(path, method, optimizer):
     tensors, meta = load_checkpoint(path)
     check_resumable(path, meta)
     state = {key[len("model/"):]: value for key, value in tensors.items() if key.startswith("model/")}
-    slots = {key[len("optimizer/"):]: paddle.to_tensor(value) for key, value in tensors.items()
-             if key.startswith("optimizer/")}
+    slots = {key[len("optimizer/"):]: value for key, value in tensors.items() if key.startswith("optimizer/")}
     own = method.state_dict()
-    faults = [key for key in own if key not in state or list(state[key].shape) != list(own[key].shape)]
+    faults = [key for key, value in own.items()
+              if key not in state or array_kind(state[key]) != array_kind(value.numpy())]
+    faults += _unfit_slots(slots, [one for one in method.parameters() if not one.stop_gradient])
     if faults or len(own) != len(state):
         raise InputError(f"{path} does not fit the recipe and the data: {', '.join(faults[:5]) or 'unknown entries'}")
     for key, value in own.items():
         value.set_value(state[key])
-    optimizer.set_state_dict({**slots, **meta["optimizer"]})
+    optimizer.set_state_dict({**{key: paddle.to_tensor(value) for key, value in slots.items()}, **meta["optimizer"]})
     return meta["state"]
+
+
+def _unfit_slots(slots, parameters):
+    """Names of the optimizer's arrays that belong to none of the parameters, or have another shape or type.
+
+    Args:
+        slots: dict name -> ndarray; a name is that of the parameter and of what the optimizer keeps of it.
+        parameters: those that are trained.
+    """
+    shapes = {one.name: tuple(one.shape) for one in parameters}
+    owners = {key: max((name for name in shapes if key.startswith(f"{name}_")), key=len, default=None) for key in slots}
+    return [f"optimizer/{key}" for key, array in slots.items()
+            if owners[key] is None or array.dtype != np.float32 or array.shape not in ((1,), shapes[owners[key]])]
+
+
+def array_kind(array):
+    """Type and shape of an array, as text for messages: ``float32 [64, 16]``."""
+    return f"{array.dtype} {list(array.shape)}"

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 from utils.errors import InputError, run_main
 from utils.files import atomic_path
 from utils.flags import read_options
+from utils.plain_json import parse_json, read_json
 from utils.settings import Setting
 
 DEFAULT = os.path.join("output", "feature_store")
@@ -66,7 +67,7 @@ class Piece:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(size - 8, 1 << 20):
                 raise ValueError("no header")
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         arrays = {}
         for name, kind in (("keys", "uint8"), ("rows", "float32")):
             entry = header[name]
@@ -199,8 +200,7 @@ def spaces(folder):
         path = os.path.join(folder, name)
         about = os.path.join(path, ABOUT)
         if os.path.isfile(about):
-            with open(about, encoding="utf-8") as file:
-                text = json.load(file)
+            text = read_json(about)
             files = [os.path.join(path, entry) for entry in os.listdir(path) if entry.endswith(".safetensors")]
             yield path, text, len(files), sum(map(os.path.getsize, files))
 

@@ -1,5 +1,4 @@
 """The labels column of a manifest: cells -> labels (labels.py has the rule)."""
-import json
 import re
 import reprlib
 
@@ -7,6 +6,7 @@ import numpy as np
 
 from utils.datasets.labels import class_number, told, zeros
 from utils.datasets.text_files import whole_text
+from utils.plain_json import parse_json
 
 
 def parse(value, form):
@@ -50,8 +50,8 @@ def _of_text(text, form):
     """What a text holds: a list, or None."""
     if text.startswith("["):
         try:
-            return json.loads(text)
-        except (ValueError, RecursionError):
+            return parse_json(text)
+        except ValueError:
             raise ValueError(f"labels '{text[:40]}' are a broken JSON list") from None
     if form == "auto":
         return text.split("|")

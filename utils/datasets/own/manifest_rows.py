@@ -2,11 +2,11 @@
 import collections
 import csv
 import io
-import json
 
 from utils.datasets.own.item_table import complain, first_of
 from utils.datasets.text_files import read_lines
 from utils.errors import InputError
+from utils.plain_json import parse_json
 
 COLUMNS = {"path": ("path", "image", "file", "filename"), "label": ("labels", "label", "classes", "class"),
            "text": ("text", "caption"), "split": ("split",)}
@@ -122,8 +122,8 @@ def json_rows(path, on_fault):
         if not text.strip():
             continue
         try:
-            value = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            value = parse_json(text)
+        except ValueError as error:
             complain(f"{path}:{line}: broken JSON ({error})", on_fault)
             continue
         if not isinstance(value, dict):

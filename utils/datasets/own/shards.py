@@ -30,7 +30,6 @@ import collections.abc
 import dataclasses
 import glob
 import itertools
-import json
 import os
 import re
 
@@ -45,6 +44,7 @@ from utils.errors import InputError
 from utils.image_header import check_bytes
 from utils.images import IMAGE_ENDINGS, ImageError, image_size
 from utils.images import decode as images_decode
+from utils.plain_json import parse_json
 
 PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz", ".tbz2", ".tar.xz", ".txz", ".tar.zst")
 INDEX_FROM = 10_000     # members of a set: fewer are read in a second
@@ -287,7 +287,7 @@ def _labels(parts, table, images, folder, fault):
         return _folder_labels(images.names)
     for row in np.nonzero(counts < 0)[0]:
         fault(f"{images.where(row)}: has no label, and others have")
-    values = [json.loads(part["values"].tobytes()) for part in parts]
+    values = [parse_json(part["values"].tobytes()) for part in parts]
     known = {value for some in values for value in some}
     named = any(isinstance(value, str) for value in known)
     classes = lists.read_classes(folder, 0)

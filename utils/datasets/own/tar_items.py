@@ -18,6 +18,7 @@ from utils.errors import InputError
 from utils.files import write_npz
 from utils.images import IMAGE_ENDINGS
 from utils.npz import read_npz
+from utils.plain_json import parse_json
 
 _VERSION = 1
 _LARGEST_NOTE = 1 << 20  # bytes of a .cls, .json or .txt
@@ -210,7 +211,7 @@ def _txt(data):
 
 def _json(data):
     try:
-        found = json.loads(data)
+        found = parse_json(data)
     except ValueError as error:
         raise ValueError(f"is broken JSON ({error})") from None
     if not isinstance(found, dict):
@@ -260,7 +261,7 @@ def read_index(path, stamp):
                 and columns["text_size"].clip(0).sum() == len(columns["texts"])
                 and columns["label_count"].clip(0).sum() == len(columns["label"])
                 and end.max(initial=0) <= stamp[1])
-        values = json.loads(columns["values"].tobytes())
+        values = parse_json(columns["values"].tobytes())
         fits = fits and columns["label"].min(initial=0) >= 0 and columns["label"].max(initial=-1) < len(values)
         return columns if fits else None
     except Exception:  # a damaged archive can raise nearly anything; the shard itself is read instead

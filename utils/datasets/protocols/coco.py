@@ -6,7 +6,6 @@ images are the first 10,000 of ``permutation(n - queries, seed, 21)`` over the d
 has an object of the category; categories are ordered by their id. The lists of the papers were drawn unseeded: this
 is another draw of the same protocol.
 """
-import json
 import os
 import reprlib
 
@@ -17,6 +16,7 @@ from utils.datasets.protocols.list_maker import Annotations, ListMaker, compare_
 from utils.datasets.seeded import permutation
 from utils.datasets.text_files import whole_text
 from utils.errors import InputError, printable
+from utils.plain_json import read_json
 
 FILES = ("instances_train2014.json", "instances_val2014.json")
 IMAGES, QUERY, TRAIN, CATEGORIES, TOPK = 122218, 5000, 10000, 80, 5000
@@ -32,11 +32,10 @@ def read_file(path, folder):
     """
     try:
         # outlines are most of the file and not needed: each of their numbers becomes the one object False or True
-        with open(path, "rb") as file:
-            content = json.load(file, parse_float=bool)
+        content = read_json(path, parse_float=bool)
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not JSON ({error}); download the annotations again") from error
     try:
         names = {_id(row["id"]): _name(row["file_name"]) for row in content["images"]}

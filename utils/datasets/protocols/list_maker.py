@@ -21,6 +21,7 @@ from utils.datasets.base import DataSet, Protocol, need_folder
 from utils.datasets.matrices import feature_files
 from utils.errors import InputError, printable
 from utils.files import sha256_file, write_json
+from utils.plain_json import read_json
 
 RECORD, TEXTS, TAGS = "lists.json", "texts.jsonl", "tags.txt"
 
@@ -222,10 +223,9 @@ def recorded(list_dir, protocol):
     if not os.path.isfile(path):
         return {}
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+        record = read_json(path)
         record["seed"] = int(record["seed"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{path} is broken; make the lists again") from error
     if record.get("protocol") != protocol:
         raise InputError(f"the lists in {list_dir} are those of {record.get('protocol')}, not of {protocol}; "
