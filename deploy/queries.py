@@ -85,8 +85,7 @@ def picture_queries(encoder, paths, lost=(), batch_size=32, workers=2):
     Raises:
         InputError: the model reads feature vectors, or not one picture can be read.
     """
-    if len(encoder.manifest["image"]["input"]) == 1:
-        raise InputError("this model reads precomputed features, not pictures; leave --img out or ask with --text")
+    check_pictures(encoder)
     split = Split("query", list(paths), images=FileImages("", list(paths)))
     return _encoded(encoder, split, lost, batch_size, workers)
 
@@ -100,7 +99,20 @@ def first_query(encoder, data, batch_size=32):
 
 
 def text_query(encoder, text):
-    """Queries of one text in words.
+    """Queries of one text in words. Raises InputError as ``words_row``."""
+    words_row(encoder, text)
+    split = Split("query", [text], texts=[text])
+    return Queries(split, encode(encoder, split, "text", relaxed=True).codes, [])
+
+
+def check_pictures(encoder):
+    """Raise InputError where a model does not read pictures."""
+    if len(encoder.manifest["image"]["input"]) == 1:
+        raise InputError("this model reads precomputed features, not pictures; leave --img out or ask with --text")
+
+
+def words_row(encoder, text):
+    """Text features float32 [T] of a text in words.
 
     Raises:
         InputError: the model reads images only, or features of texts but no words, or none of these words.
@@ -111,10 +123,10 @@ def text_query(encoder, text):
     if encoder.vectorizer is None:
         raise InputError("this model has no vectorizer.json (it was trained on precomputed text features), so it "
                          "cannot read words")
-    if not encoder.vectorizer.transform([text]).any():
+    row, = encoder.vectorizer.transform([text])
+    if not row.any():
         raise InputError(f"the model knows none of the words in {text!r}; try words of its training texts")
-    split = Split("query", [text], texts=[text])
-    return Queries(split, encode(encoder, split, "text", relaxed=True).codes, [])
+    return row
 
 
 def _encoded(encoder, split, lost, batch_size, workers):

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Make the virtual environment and install the pinned requirements. Quick and says so when nothing is to do.
 #
-#   sh scripts/setup.sh [--test] [--deploy]
+#   sh scripts/setup.sh [--test] [--deploy] [--service]
 #
-#   --test    the test requirements too
-#   --deploy  onnxruntime and paddle2onnx too: deploy/onnx and its TIPC chain
+#   --test     the test requirements too
+#   --deploy   onnxruntime and paddle2onnx too: deploy/onnx and its TIPC chain
+#   --service  fastapi and uvicorn too: deploy/service
 #
 # Environment:
 #   PYTHON            interpreter, 3.9 to 3.12 (default: the first of python3, python3.12 ... python3.9, python)
@@ -73,11 +74,13 @@ pip_install() {
 
 want_tests=no
 want_deploy=no
+want_service=no
 for argument; do
     case $argument in
         --test) want_tests=yes ;;
         --deploy) want_deploy=yes ;;
-        *) die "unknown argument $argument; sh scripts/setup.sh [--test] [--deploy]" ;;
+        --service) want_service=yes ;;
+        *) die "unknown argument $argument; sh scripts/setup.sh [--test] [--deploy] [--service]" ;;
     esac
 done
 
@@ -111,6 +114,7 @@ fi
 stamp=$VENV/.installed
 base=$(cat requirements.txt requirements-lock.txt | digest "$package" "$PADDLE_VERSION" "$index" "$PADDLECLAS" "${version%.*}")
 tests=$(digest "$base" <requirements-test.txt)
+service=$(digest "$base" <requirements-service.txt)
 # what converts the graphs that this Paddle writes
 case $PADDLE_VERSION in 2.*) paddle2onnx=1.3.1 ;; *) paddle2onnx=2.1.0 ;; esac
 deploy=$(digest "$base" "$paddle2onnx" <requirements-deploy.txt)
@@ -119,7 +123,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$base" ]; then
     echo "$VENV is up to date (Python $version, $package $PADDLE_VERSION): install skipped"
 else
     echo "installing $package $PADDLE_VERSION and the requirements into $VENV (0.5 GB to download, 1.6 GB on disk, some minutes)"
-    rm -f "$stamp" "$stamp-test" "$stamp-deploy"
+    rm -f "$stamp" "$stamp-test" "$stamp-deploy" "$stamp-service"
     # the two packages share their files: one must be gone before the other comes
     case $PADDLE_DEVICE in cpu) other=paddlepaddle-gpu ;; *) other=paddlepaddle ;; esac
     if "$VENV/bin/python" -m pip show --quiet "$other" 2>/dev/null; then
@@ -142,4 +146,10 @@ if [ "$want_deploy" = yes ] && [ "$(cat "$stamp-deploy" 2>/dev/null)" != "$deplo
     pip_install -c requirements-lock.txt -r requirements-deploy.txt
     pip_install --no-deps "paddle2onnx==$paddle2onnx"
     echo "$deploy" >"$stamp-deploy"
+fi
+
+if [ "$want_service" = yes ] && [ "$(cat "$stamp-service" 2>/dev/null)" != "$service" ]; then
+    echo "installing fastapi and uvicorn into $VENV"
+    pip_install -c requirements-lock.txt -r requirements-service.txt
+    echo "$service" >"$stamp-service"
 fi

@@ -108,6 +108,17 @@ def test_test_requirements_come_once_and_on_top(repo, python):
     assert python.installs() == []
 
 
+@pytest.mark.parametrize("flag, file", [("--service", "requirements-service.txt"),
+                                        ("--deploy", "requirements-deploy.txt")])
+def test_optional_requirements_come_once_and_on_top(repo, python, flag, file):
+    sh(repo, "setup.sh", PYTHON=python.path)
+    python.installs()
+    sh(repo, "setup.sh", flag)
+    assert file in python.installs()[0]
+    sh(repo, "setup.sh", flag)
+    assert python.installs() == []
+
+
 def test_changed_requirements_or_versions_are_installed(repo, python):
     sh(repo, "setup.sh", PYTHON=python.path)
     python.installs()
@@ -298,6 +309,30 @@ def test_test_scripts_find_the_newest_checkpoint(repo, echo, script, main):
 def test_runs_need_paddle(repo, script, tmp_path):
     bare = program(tmp_path / "bare", "exit 1\n")
     assert "setup.sh" in fault(sh(repo, script, PYTHON=bare, ok=False))
+
+
+def test_serve_makes_the_embedded_index_once_and_passes_flags(repo, python):
+    sh(repo, "setup.sh", PYTHON=python.path)
+    inside = repo / ".venv" / "bin" / "python"
+    program(inside.with_name("real"), inside.read_text().split("\n", 1)[1])
+    program(inside, f'''
+case "$1 $2" in
+    "-m deploy.index") mkdir -p output/quickstart/index && : >output/quickstart/index/manifest.json ;;
+    "-c import importlib"*) exit 0 ;;
+esac
+case "$2" in deploy.*) printf "%s|" "$@"; echo; exit 0 ;; esac
+exec "{inside.with_name("real")}" "$@"
+''')
+    for name in ("inference/inference.yml", "database.npz"):
+        (repo / "output" / "quickstart" / name).parent.mkdir(parents=True, exist_ok=True)
+        (repo / "output" / "quickstart" / name).touch()
+    first = sh(repo, "serve.sh", "--port", 9).stdout.splitlines()
+    assert first[-2] == "-m|deploy.index|build|exact:output/quickstart/index|output/quickstart/database.npz|"
+    assert first[-1] == ("-m|deploy.service|--model-dir|output/quickstart/inference|--index|"
+                         "exact:output/quickstart/index|--port|9|")
+    assert "deploy.index|build" not in sh(repo, "serve.sh").stdout
+    own = sh(repo, "serve.sh", "--model-dir", "a b", "--index=exact:c").stdout.splitlines()[-1]
+    assert own == "-m|deploy.service|--model-dir|a b|--index=exact:c|"
 
 
 def test_quickstart_takes_no_arguments(repo):
