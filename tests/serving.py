@@ -58,7 +58,7 @@ class Served:
             found.set()
         self._reader = threading.Thread(target=follow, daemon=True)
         self._reader.start()
-        found.wait(120)
+        found.wait(300)
         assert self.address, "".join(self.log)
         self.url = f"http://{self.address}"
         for _ in range(600):  # the port of several processes is open before they are

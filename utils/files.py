@@ -114,9 +114,14 @@ def owned(path, patience=0.0, advice="try again when it is done"):
                 raise InputError(f"{os.path.dirname(path)} is being changed by {owner or 'another process'}; "
                                  f"{advice}{gone}")
             time.sleep(0.01)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {here}\n")
-        file.flush()
+        try:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {here}\n")
+            file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                file.close()  # what it could not write it would try to write again
+            raise InputError(f"cannot write the lock {path}: {error.strerror or error}; free some space") from error
         try:
             yield
         finally:

@@ -82,11 +82,12 @@ class Store:
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _reload(self):
-        self._seen = self._stamp()
-        if read_manifest(self.folder) == self.view.manifest:
-            return False
-        self.view = ShardSet(self.folder, reuse=self.view)
-        return True
+        stamp = self._stamp()
+        changed = read_manifest(self.folder) != self.view.manifest
+        if changed:
+            self.view = ShardSet(self.folder, reuse=self.view)
+        self._seen = stamp  # last: what could not be read is looked at again
+        return changed
 
     def add(self, codefile, replace=False):
         """Append items.

@@ -31,7 +31,7 @@ class Conflict(InputError):
 
 
 class Unavailable(InputError):
-    """A change that could not be made now: the disk is full, or another process holds the index too long."""
+    """What cannot be done now: the disk is full, another process holds the index too long, or the index is gone."""
 
 
 class Query(NamedTuple):
@@ -126,7 +126,10 @@ class Searcher:
     # searching ------------------------------------------------------------------------------
     def _search(self, question, queries):
         """Found for each Query; or, where ``question`` is a callable, its answers."""
-        self.reader.refresh()
+        try:
+            self.reader.refresh()
+        except InputError as error:
+            return [Unavailable(str(error))] * len(queries)
         if callable(question):
             return [question(self.reader, value) for value in queries]
         known = self._resolve(queries)
