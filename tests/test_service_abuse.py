@@ -59,8 +59,8 @@ def encoded(kind, size=(64, 48), **more):
 @pytest.mark.parametrize("body", [b"", b"no image", SVG, HTML, b"\xff\xd8\xff\xe0", encoded("JPEG")[:500],
                                   png(20_000, 20_000), png(7000, 7000, bytes(7001 * 7000)), encoded("PNG")[:300],
                                   b"GIF89a" + bytes(40), b"\x89PNG\r\n\x1a\n" + b"x" * 99],
-                         ids=["empty", "text", "svg", "html", "jpeg-start", "jpeg-cut", "20000x20000", "bomb", "png-cut",
-                              "gif-broken", "png-broken"])
+                         ids=["empty", "text", "svg", "html", "jpeg-start", "jpeg-cut", "20000x20000", "bomb",
+                              "png-cut", "gif-broken", "png-broken"])
 def test_what_is_no_picture_is_refused(served, body):
     bomb = len(body) < 1_000_000 and body[16:20] == struct.pack(">I", 7000)
     for route, query in (("/v1/search/picture", {}), ("/v1/items", {"id": "bad.jpg"})):
@@ -230,7 +230,8 @@ def test_two_services_and_a_command_write_to_one_index(tmp_path, tmp_path_factor
 
         def add(served, number):
             statuses.append(served.ask("POST", "/v1/items", data(paths[number]), id=f"both/{number}.jpg")[0])
-        threads = [threading.Thread(target=add, args=(served, number)) for number in range(8) for served in (one, other)]
+        threads = [threading.Thread(target=add, args=(served, number)) for number in range(8)
+                   for served in (one, other)]
         for thread in threads:
             thread.start()
         for thread in threads:
