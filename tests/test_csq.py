@@ -5,9 +5,7 @@ import pytest
 
 from models.csq import CSQ, centre_loss, image_centres, quantization_loss
 from models.losses import label_shares, labelled_mean, share_a_label, softplus
-from models.method import DataFacts
 from tests.tiny import (
-    TinyBackbone,
     all_finite,
     cases,
     identity_method,
@@ -15,6 +13,7 @@ from tests.tiny import (
     near,
     near_gradient,
     random_batch,
+    small,
     tensors,
 )
 
@@ -119,8 +118,7 @@ def test_one_ulp_below_one_has_the_true_gradient(golden):
 
 
 def build(seed=0, bits=16, classes=6, **more):
-    paddle.seed(seed)
-    return CSQ(TinyBackbone(), bits, DataFacts(20, classes), **more)
+    return small(CSQ, 20, classes, bits, seed, **more)
 
 
 def test_targets_and_tie_vector_follow_the_seed_and_are_saved():

@@ -7,9 +7,7 @@ import paddle
 import pytest
 
 from models.dhn import DHN, pair_loss, quantization_loss
-from models.method import DataFacts
 from tests.tiny import (
-    TinyBackbone,
     all_finite,
     cases,
     identity_method,
@@ -17,6 +15,7 @@ from tests.tiny import (
     near,
     near_gradient,
     random_batch,
+    small,
     tensors,
 )
 from utils.errors import InputError
@@ -89,8 +88,7 @@ def test_method_equals_naive_loops(half, quantize):
 @pytest.mark.parametrize("settings", [{}, {"pairs": "bank"}, {"quantize": "raw"}])
 @pytest.mark.parametrize("n", [1, 3])
 def test_edge_batches_are_finite(settings, n):
-    paddle.seed(0)
-    method = DHN(TinyBackbone(), 16, DataFacts(5, 3), **settings)
+    method = small(DHN, 5, 3, **settings)
     batch = tensors(random_batch(DHN, n, 5, 3, 0, 0))
     batch["image0"] = paddle.zeros_like(batch["image0"])
     for label in (0.0, 1.0):
@@ -99,12 +97,11 @@ def test_edge_batches_are_finite(settings, n):
 
 
 def test_bank_is_training_state_and_the_batch_form_has_none():
-    paddle.seed(0)
-    method = DHN(TinyBackbone(), 16, DataFacts(12, 3), pairs="bank")
+    method = small(DHN, 12, 3, pairs="bank")
     before = method.fingerprint({})
     method.loss(tensors(random_batch(DHN, 4, 12, 3, 0, 0)))
     assert np.abs(method.state_dict()["bank.codes"].numpy()).sum() > 0 and method.fingerprint({}) == before
-    assert not [key for key in DHN(TinyBackbone(), 16, DataFacts(12, 3)).state_dict() if key.startswith("bank")]
+    assert not [key for key in small(DHN, 12, 3).state_dict() if key.startswith("bank")]
 
 
 @pytest.mark.parametrize("wrong, words", [
@@ -115,11 +112,5 @@ def test_bank_is_training_state_and_the_batch_form_has_none():
 ])
 def test_wrong_settings_are_named(wrong, words):
     with pytest.raises(InputError) as error:
-        DHN(TinyBackbone(), 16, DataFacts(4, wrong.pop("num_classes", 2)), **wrong)
+        small(DHN, 4, **{"num_classes": 2, **wrong})
     assert all(word in str(error.value) for word in words)
-
-
-def test_declared_defaults_are_the_constructor_defaults():
-    declared = {name: setting.default for name, setting in DHN.settings.items()}
-    one, two = DHN(TinyBackbone(), 16, DataFacts(4, 2)), DHN(TinyBackbone(), 16, DataFacts(4, 2), **declared)
-    assert all(getattr(one, name) == getattr(two, name) == declared[name] for name in declared)

@@ -5,7 +5,6 @@ import pytest
 
 from models.greedyhash import GreedyHash, cubic_distance
 from models.losses import cross_entropy, label_shares, pair_cosines, rebuild_cosines, sign_ste
-from models.method import DataFacts
 from tests import tiny
 from tests.tiny import cases, leaf, near, near_gradient
 from utils.errors import InputError
@@ -71,8 +70,7 @@ def test_the_method_is_these_formulas(golden):
 
 
 def build(more, classes=6):
-    paddle.seed(0)
-    return GreedyHash(tiny.TinyBackbone(), 16, DataFacts(20, classes), **more)
+    return tiny.small(GreedyHash, 20, classes, **more)
 
 
 def test_labels_are_needed_only_where_they_are_learnt_from():

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.method import DataFacts
 from models.nsh import NSH, descending_order, similarity, soft_sort, sorted_cosine, sorted_nce
-from tests.tiny import TinyBackbone, all_finite, cases, leaf, near, near_gradient, random_batch, tensors
+from tests.tiny import all_finite, cases, leaf, near, near_gradient, random_batch, small, tensors
 from utils.errors import InputError
 
 CODES, LATENTS = ("b1", "b2"), ("z1", "z2")
@@ -160,8 +159,7 @@ def test_fault_2_divided_by_the_batch_twice(golden):
 
 
 def small_nsh(bits=16, **hyper):
-    paddle.seed(0)
-    return NSH(TinyBackbone(), bits, DataFacts(0, 0), **{"hidden": 16, "z_dim": 8, **hyper})
+    return small(NSH, bits=bits, **{"hidden": 16, "z_dim": 8, **hyper})
 
 
 def test_fault_3_one_image_as_both_views():
@@ -274,12 +272,4 @@ def test_training_lowers_the_loss():
                                    {"hidden": 0}, {"lamda": -1.0}])
 def test_wrong_settings_are_named(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        NSH(TinyBackbone(), 16, DataFacts(4, 0), **wrong)
-
-
-def test_declared_defaults_are_the_constructor_defaults():
-    declared = {name: setting.default for name, setting in NSH.settings.items()}
-    one, two = NSH(TinyBackbone(), 16, DataFacts(4, 0)), NSH(TinyBackbone(), 16, DataFacts(4, 0), **declared)
-    for name, value in declared.items():
-        assert getattr(one, name) == getattr(two, name) == value
-    assert [list(p.shape) for p in one.parameters()] == [list(p.shape) for p in two.parameters()]
+        small(NSH, 4, **wrong)

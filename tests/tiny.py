@@ -45,6 +45,13 @@ def identity_method(method_class, bits, num_train, num_classes, **hyper):
     return method
 
 
+def small(method_class, num_train=0, num_classes=0, bits=16, seed=0, **settings):
+    """The method on a TinyBackbone; parameters follow ``seed``."""
+    from models.method import DataFacts
+    paddle.seed(seed)
+    return method_class(TinyBackbone(), bits, DataFacts(num_train, num_classes), **settings)
+
+
 def random_batch(method_class, n, num_train, num_classes, text_dim, seed):
     """What the loader would give ``method_class`` for n images; float32 arrays."""
     rng = np.random.default_rng(seed)
