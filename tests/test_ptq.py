@@ -87,8 +87,9 @@ def test_codes_are_not_mixed_with_float_codes(quantised, tmp_path, run):
         assert (tmp_path / name).is_file()
     done = run(INFER, "--model-dir", folder, "--code-file", tmp_path / f"database_hashnet_{BITS}.npz", ok=None)
     one_error_line(done, read_manifest(str(source))["fingerprint"])
-    with pytest.raises(InputError, match="int8 model"):
-        Predictor(str(folder), bf16=True)
+    for more, words in (({"bf16": True}, "int8 model.*--bf16"), ({"device": "gpu"}, "int8 model.*--use-gpu False")):
+        with pytest.raises(InputError, match=words):
+            Predictor(str(folder), **more)
 
 
 def test_map_is_near_the_float_models(quantised, run):

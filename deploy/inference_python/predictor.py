@@ -34,8 +34,10 @@ class Predictor(FolderEncoder):
         """
         super().__init__(model_dir)
         int8 = (self.manifest.get("int8") or {}).get("kernels")
-        if int8 and (device == "gpu" or bf16):
-            raise InputError(f"{model_dir} is an int8 model for oneDNN: it runs on CPUs and needs no --bf16")
+        if int8 and device == "gpu":
+            raise InputError(f"{model_dir} is an int8 model for oneDNN, which runs on CPUs; use --use-gpu False")
+        if int8 and bf16:
+            raise InputError(f"{model_dir} is an int8 model: its kernels are not bf16; leave --bf16 or --precision out")
         if mkldnn or bf16 or int8:
             self.engine = "Paddle Inference, oneDNN"
         self.precision = "int8" if int8 else "bf16" if bf16 else "fp32"
