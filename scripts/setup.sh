@@ -153,3 +153,11 @@ if [ "$want_service" = yes ] && [ "$(cat "$stamp-service" 2>/dev/null)" != "$ser
     pip_install -c requirements-lock.txt -r requirements-service.txt
     echo "$service" >"$stamp-service"
 fi
+
+# The machine code lies beside the sources; any change there compiles anew.
+kernels=$(cat utils/retrieval/*.py | digest "$base" "$PWD")
+if [ "$(cat "$stamp-kernels" 2>/dev/null)" != "$kernels" ]; then
+    echo "compiling the search kernels (about 20 s, once)"
+    "$VENV/bin/python" -m utils.retrieval.warm_up || die "the search kernels cannot be compiled; the lines above say why"
+    echo "$kernels" >"$stamp-kernels"
+fi

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.conftest import SHAPES_SIZES
 from utils.errors import InputError
 from utils.files import write_bytes
 from utils.retrieval import compiled
@@ -148,3 +149,20 @@ def test_runs_when_the_cache_cannot_be_saved(checkout, tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"  # as a full disk
     checkout(limit, NUMBA_CACHE_DIR=str(tmp_path / "cache"))
     assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+
+@pytest.mark.slow
+def test_after_the_warm_up_no_command_compiles(run, shapes, tmp_path):
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
+    run("-m", "utils.retrieval.warm_up", env=cache)
+    ready = sorted(os.listdir(tmp_path / "kernels" / "paddle_deep_hash"))
+    training = ["--backbone", "ConvNet:width=4", "--no-pretrained", "--resize-size", 36, "--crop-size", 32, "--device",
+                "cpu", "--no-visualdl", "--data-path", shapes, *(f"--{key.replace('_', '-')}={value}"
+                                                                 for key, value in SHAPES_SIZES.items())]
+    for bits in (16, 24, 32, 48, 64, 100):
+        folder = tmp_path / str(bits)
+        run("main_single_gpu.py", "--bit", bits, "--epoch", 1, *training, "--curves", "--output-dir", folder, env=cache)
+        for more in ([], ["--rank", "asymmetric"]):
+            run("predict.py", "--pretrained", folder / "best.safetensors", "--topk", 5, "--data-path", shapes,
+                "--save-path", folder / "answer", *more, env=cache)
+    assert sorted(os.listdir(tmp_path / "kernels" / "paddle_deep_hash")) == ready

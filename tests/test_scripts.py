@@ -19,6 +19,9 @@ def repo(tmp_path):
     shutil.copytree(ROOT / "scripts", folder / "scripts")
     for path in ROOT.glob("requirements*.txt"):
         shutil.copy(path, folder)
+    kernels = folder / "utils" / "retrieval"
+    kernels.mkdir(parents=True)
+    (kernels / "warm_up.py").write_text("open('warmed', 'a').write('once ')\n")
     return folder
 
 
@@ -97,6 +100,17 @@ def test_second_set_up_installs_nothing_and_says_so(repo, python):
     assert "--no-deps" in calls[-1] and "paddleclas==2.6.0" in calls[-1]
     second = sh(repo, "setup.sh")
     assert "install skipped" in second.stdout and python.installs() == []
+
+
+def test_kernels_are_compiled_ahead_once_and_when_they_change(repo, python):
+    for _ in range(2):
+        sh(repo, "setup.sh", PYTHON=python.path)
+        assert (repo / "warmed").read_text() == "once "
+    (repo / "utils" / "retrieval" / "kernels.py").write_text("BLOCK = 1\n")
+    sh(repo, "setup.sh")
+    assert (repo / "warmed").read_text() == "once once "
+    (repo / "utils" / "retrieval" / "warm_up.py").write_text("raise SystemExit(1)\n")
+    assert "cannot be compiled" in fault(sh(repo, "setup.sh", ok=False))
 
 
 def test_test_requirements_come_once_and_on_top(repo, python):
