@@ -117,8 +117,10 @@ def patch_weights(y1, y2, temperature=0.2, norm="column", neighbour_share=1.0, l
     """
     keys = gather(y2)
     own, every = y1.shape[0], keys.shape[0]
+    mine = F.one_hot(paddle.arange(own) + rank() * own, every).astype(y1.dtype)
+    if norm == "share" and not neighbour_share:
+        return mine  # no patch weights: the costly part is not needed
     p = F.softmax(patch_similarity(y1, keys, limit) / temperature, axis=-1)
-    mine = F.one_hot(paddle.arange(own) + rank() * own, every).astype(p.dtype)
     diagonal = (p * mine).sum(axis=1)
     if norm == "share":
         return mine + neighbour_share * p * (1 - mine)

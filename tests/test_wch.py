@@ -266,6 +266,7 @@ def test_shared_weights_leave_the_image_itself_in_the_lead():
     near(np.diag(weights), np.ones(5))
     near(weights[others], 0.3 * plain[others])
     assert (weights[others].reshape(5, 4).sum(1) <= 0.3 + 1e-6).all()
+    np.testing.assert_array_equal(patch_weights(y1, y2, 0.1, "share", 0.0).numpy(), np.eye(len(weights)))
 
 
 def test_small_start_saturates_no_tanh():
