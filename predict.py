@@ -48,6 +48,7 @@ FLAGS = {
     "show": Setting(False, "open the picture grid in a window"),
     "topk": Setting(10, "matches a query", low=1),
     **ranking.FLAGS,
+    **ranking.KEEP,
     "json": Setting(False, "machine-readable result on stdout, everything else on stderr"),
     "batch_size": Setting(32, "pictures a call", low=1),
     "workers": Setting(2, "decoding threads", low=1),
@@ -169,7 +170,8 @@ def run(options):
     folder = os.path.dirname(options.save_path) if as_file else options.save_path
     store = code_store(encoder, data, options.batch_size, options.workers)
     path = options.code_file or os.path.join(folder, store.name(options.search))
-    codefile = store.open(path, options.search, options.rebuild, options.gallery is not None)
+    codefile = store.open(path, options.search, options.rebuild, options.gallery is not None,
+                          options.keep_relaxed)
     answer = {"method": manifest["method"], "bits": encoder.bits, "fingerprint": encoder.fingerprint,
               "precision": encoder.precision, "engine": encoder.engine, "search": options.search, "rank": options.rank,
               "code_file": path, "database_items": len(codefile), "grid": None, "queries": [], "skipped": []}
@@ -179,7 +181,7 @@ def run(options):
     texts = None
     if options.search == "text" and data.protocol.database.texts is not None:
         texts = dict(zip(data.protocol.database.ids, data.protocol.database.texts))
-    found = ranking.rank(options, queries.relaxed, codefile.codes)
+    found = ranking.rank(options, queries.relaxed, codefile)
     answer["queries"] = results(queries.split.ids, found, codefile, data, texts)
     for query in answer["queries"]:
         for line in table(query):

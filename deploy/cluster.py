@@ -5,13 +5,17 @@ numbers travels through Ray; a shard that a lost node had finished is found on t
 """
 import functools
 import os
+import re
+import socket
 import types
 
 from deploy.bulk import Job
-from utils.errors import InputError
+from utils.errors import InputError, say
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ONE_LINE = "encode.py on a node: "
+PATIENCE = 5.0  # seconds for an answer of the cluster's address; Ray itself takes two minutes
+FIRST_WITH_TOKENS = 2, 52
 
 
 def encode_on(job, numbers, progress):
@@ -50,12 +54,28 @@ def _connect(address):
         import ray
     except ImportError as error:
         raise InputError(f"--cluster needs Ray ({error}): pip install -r requirements-cluster.txt") from None
+    if tuple(map(int, ray.__version__.split(".")[:2])) < FIRST_WITH_TOKENS:
+        say(f"----- Note: Ray {ray.__version__} knows no tokens: whoever reaches its ports may run code; keep the cluster in "
+            "a network of its own")
+    _look_for(address)
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError, its own classes: by version and cause
         raise InputError(f"no Ray cluster at {address}: {_short(error)}; start one with `ray start` (RAY_AUTH_MODE="
                          "token and the same token on every node), or leave --cluster out") from error
     return ray
+
+
+def _look_for(address):
+    """Raise InputError where nothing listens at HOST:PORT; other addresses (``auto``) are Ray's own business."""
+    found = re.fullmatch(r"(?:\w+://)?\[?([^/]+?)\]?:(\d+)", address)
+    if not found:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"no Ray cluster at {address} ({error}): start one with `ray start`, correct the address, or "
+                         "leave --cluster out") from error
 
 
 def _task(ray, options):

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from deploy.index import Where, open_index
+from deploy.index.question import Question, ask
 from tests.conftest import ROOT
 from tests.indexes import CLASSES, ENGINES, FINGERPRINT, WITH_LISTS, Place, Reference, make, pairs, stop_servers
 from utils.errors import InputError
+from utils.retrieval.hamming import unpack
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,6 +38,25 @@ def agree(index, reference, queries, k=7, radius=6, **where):
 
 
 # answers ------------------------------------------------------------------------------------
+@engines_and_lists
+@pytest.mark.parametrize("rank", ["asymmetric", "relaxed"])
+def test_finer_rankings(place, rank):
+    """The first of the Hamming ranking by the product with the relaxed query, after additions and removals."""
+    parts = [make(90, relaxed=True), make(30, seed=2, prefix="more/", relaxed=True)]
+    index, ids = place.build(parts[0]), [name for part in parts for name in part.ids]
+    index.add(parts[1])
+    index.remove(ids[3:6])
+    queries = make(4, seed=9, relaxed=True)
+    rows = np.concatenate([unpack(part.codes, 20) if rank == "asymmetric" else part.relaxed for part in parts])
+    rows, place_of = rows.astype(float), {name: i for i, name in enumerate(ids)}
+    for q, answer in enumerate(ask(index, queries.codes, Question(5, rank=rank, first=20), queries.relaxed)):
+        first = sorted(place_of[name] for name in index.search(queries.codes[q:q + 1], 20)[0].ids)
+        scores = rows[first] @ queries.relaxed[q].astype(float)
+        best = np.argsort(-scores, kind="stable")[:5]
+        assert [match.id for match in answer] == [ids[first[i]] for i in best]
+        assert [match.score for match in answer] == pytest.approx(scores[best])
+
+
 @engines_and_lists
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_life(place, seed):

@@ -15,7 +15,7 @@ import json
 import os
 import sys
 
-from deploy import engine_flags
+from deploy import engine_flags, ranking
 from deploy.index import commands
 from deploy.index.queries import SKIPPED
 from utils.errors import InputError, run_main
@@ -58,9 +58,7 @@ COMMANDS = {
         **QUERY, **FILTER,
         "topk": Setting(10, "items a query", low=1, also=("k",)),
         "radius": Setting(None, "all items within this Hamming distance, in place of --topk", kind=int, low=0),
-        "rank": Setting("hamming", "rank the first ones again with the query's relaxed code",
-                        choices=("hamming", "asymmetric", "relaxed")),
-        "first": Setting(1000, "how many are ranked again", low=1),
+        **ranking.FLAGS,
         "collapse": Setting(None, "items within this distance of one before them share its place", kind=int, low=0)}),
     "info": (commands.info, "What an index is.", "", {
         "check": Setting(False, "read everything and compare it with the checksums")}),

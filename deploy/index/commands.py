@@ -2,6 +2,7 @@
 import itertools
 import sys
 
+from deploy import ranking
 from deploy.index.base import Where, few
 from deploy.index.duplicates import check_root, duplicate_groups, save_groups
 from deploy.index.queries import find_queries
@@ -92,9 +93,10 @@ def compact(uri, _, options):
 # questions ----------------------------------------------------------------------------------
 def search(uri, _, options):
     """Nearest items."""
+    first = ranking.depth(options)
     with open_index(uri) as index:
         queries = find_queries(index, options)
-        question = Question(options.topk, options.radius, _where(index, options), options.rank, options.first,
+        question = Question(options.topk, options.radius, _where(index, options), options.rank, first,
                             options.collapse)
         answers = ask(index, queries.codes, question, queries.relaxed, queries.own)
         answer = {"index": uri, "engine": index.engine, "exact": index.exact, "items": len(index),

@@ -5,11 +5,11 @@ from typing import List, Optional
 import numpy as np
 
 from deploy.index.base import EVERYTHING, Where
+from deploy.ranking import FIRST, RANKS
 from utils.errors import InputError
-from utils.retrieval.asymmetric import refine, weights_of
+from utils.retrieval.asymmetric import refine
 from utils.retrieval.hamming import distances
 
-RANKS = ("hamming", "asymmetric", "relaxed")
 SHOWN = 20  # near-duplicates that an answer names
 
 
@@ -30,7 +30,7 @@ class Question:
     radius: Optional[int] = None
     where: Where = EVERYTHING
     rank: str = "hamming"
-    first: int = 1000
+    first: int = FIRST
     collapse: Optional[int] = None
 
 
@@ -68,6 +68,8 @@ def ask(index, codes, question, relaxed=None, leave_out=None):
     Raises:
         InputError: as ``Index.search``; a ranking that query or index do not have.
     """
+    if question.rank not in RANKS:
+        raise InputError(f"no rank {question.rank!r}: it is one of {', '.join(RANKS)}")
     if question.rank != "hamming" and relaxed is None:
         raise InputError(f"rank {question.rank} needs the relaxed codes of the query: ask with a picture, or with "
                          "codes that were kept relaxed (--keep-relaxed)")
@@ -113,15 +115,9 @@ def _finer(index, matches, rank, relaxed):
     """The matches by descending score, ties by position."""
     matches = sorted(matches, key=lambda match: match.position)
     items = index.take([match.position for match in matches])
-    if rank == "asymmetric":
-        scores, order = refine(np.asarray(relaxed, np.float64), items.codes, np.arange(len(matches))[None])
-        scores, order = scores[0], order[0]
-    else:
-        weights = weights_of(np.asarray(relaxed, np.float64), items.codes)[0, :index.info.bits]
-        found = items.relaxed.astype(np.float64) @ weights
-        order = np.argsort(-found, kind="stable")
-        scores = found[order]
-    return [dataclasses.replace(matches[i], score=float(score)) for i, score in zip(order, scores)]
+    scores, order = refine(np.asarray(relaxed, np.float64), items.codes, np.arange(len(matches))[None],
+                           items.relaxed if rank == "relaxed" else None)
+    return [dataclasses.replace(matches[i], score=float(score)) for i, score in zip(order[0], scores[0])]
 
 
 def _collapse(index, matches, question):

@@ -10,7 +10,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from deploy import engine_flags  # noqa: E402  (needs the path above)
+from deploy import engine_flags, ranking  # noqa: E402  (needs the path above)
 from utils.cpu import cpus, threads  # noqa: E402
 from utils.errors import InputError, run_main, say  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
@@ -40,7 +40,7 @@ FLAGS = {
     "list_dir": Setting(None, "folder with the lists", shown="DIR"),
     "split_seed": Setting(None, "seed of the split; default: the training run's", kind=int, low=0, also=("seed",)),
     "modality": Setting("image", "what is encoded (text: cross-modal models)", choices=("image", "text")),
-    "keep_relaxed": Setting(False, "keep the codes before the sign too (float16), for --rank relaxed"),
+    **ranking.KEEP,
     "shard_size": Setting(8192, "items of a shard: so much work is lost by a kill", low=1),
     "overwrite": Setting(False, "encode again what the folder holds of other data, models or flags"),
     "part": Setting(None, "this process's share of the shards: I of N", kind=part, shown="I/N"),

@@ -28,6 +28,7 @@ FLAGS = {
     "img_path": Setting(None, "query picture; default: the first query of the split", shown="FILE"),
     "topk": Setting(1, "matches to print", low=1),
     **ranking.FLAGS,
+    **ranking.KEEP,
     "batch_size": Setting(1, "pictures a call, of the database and of the benchmark", low=1),
     "workers": Setting(2, "decoding threads", low=1),
     "use_gpu": Setting(False, "run on the GPU"),
@@ -95,7 +96,7 @@ def evaluate_codes(store, databases, map_topk=None):
     return reports, max(codefile.meta["skipped"] for codefile in queries.values())
 
 
-def benchmark(predictor, codes, database, options, item, start_up):
+def benchmark(predictor, codefile, database, options, item, start_up):
     """Time --batch-size queries again and again, on the database's codes and words; print the report of the stages."""
     import numpy as np
 
@@ -117,7 +118,7 @@ def benchmark(predictor, codes, database, options, item, start_up):
         log.times.stamp()
         code = predictor.encode(images)
         log.times.stamp()
-        ranking.rank(options, code, codes, database)
+        ranking.rank(options, code, codefile, database)
         log.times.end(stamp=True)
     log.report()
 
@@ -156,9 +157,9 @@ def main(argv):
 
     store = code_store(predictor, data, options.batch_size, options.workers)
     path = options.code_file or os.path.join(options.save_path, store.name())
-    codefile = store.open(path, rebuild=options.rebuild)
+    codefile = store.open(path, rebuild=options.rebuild, keep_relaxed=options.keep_relaxed)
     database = prepare(codefile.codes)
-    best = ranking.rank(options, code, codefile.codes, database)
+    best = ranking.rank(options, code, codefile, database)
     found = [data.path(codefile.ids[i], codefile.meta.get("root")) for i in best.position[0]]
     say(f"----- Query: {name}")
     say(f"----- Query code: {pack(code)[0].tobytes().hex()}")
@@ -173,7 +174,7 @@ def main(argv):
         databases = {"image": codefile}
         if manifest.get("text"):
             databases["text"] = store.open(os.path.join(os.path.dirname(path), store.name("text")), "text",
-                                           options.rebuild)
+                                           options.rebuild, keep_relaxed=options.keep_relaxed)
         reports, skipped = evaluate_codes(store, databases, options.map_topk)
         say(f"----- Code bits: {(code[0] >= 0).astype(int).tolist()}")  # this and `mAP:` are read by TIPC's scripts
         for direction, report in reports.items():
@@ -184,7 +185,7 @@ def main(argv):
                 f"{report['mAP_asymmetric']:.6f} ({report['definition']['asymmetric']})")
             say(f"----- {prefix(direction)}mAP: {report['mAP']:.6f}")
     if options.benchmark:
-        benchmark(predictor, codefile.codes, database, options, item, start_up)
+        benchmark(predictor, codefile, database, options, item, start_up)
     if skipped:
         sys.exit(SKIPPED)
 

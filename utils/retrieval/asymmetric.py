@@ -21,13 +21,14 @@ _BUCKET = 4096  # items of a bucket, about
 _RUN = 16  # items that an insertion sort is good for
 
 
-def refine(relaxed, database, position):
-    """New order of found items by the asymmetric score.
+def refine(relaxed, database, position, kept=None):
+    """New order of found items by the asymmetric score, or by the product of the relaxed codes of both sides.
 
     Args:
         relaxed: query codes before the sign, float [Q, bits].
         database: packed codes uint8 [N, nb].
         position: database positions of the items found, int [Q, k]: the second result of ``hamming.topk``.
+        kept: the database's relaxed codes, float [N, bits]: they take the place of the signs in the score.
 
     Returns:
         (score float64 [Q, k], order int64 [Q, k]): the score descending, ties by database position;
@@ -44,8 +45,14 @@ def refine(relaxed, database, position):
     if position.size and (position.min() < 0 or position.max() >= len(database)):
         raise InputError(f"positions to refine must lie from 0 to {len(database) - 1}, found {position.min()} to "
                          f"{position.max()}")
-    codes, score = database[position], np.empty(position.shape)
-    spread(lambda rows: scores(weights[rows], codes[rows], score[rows]), blocks(len(weights)))
+    score = np.empty(position.shape)
+    if kept is not None:
+        weights = weights[:, :kept.shape[1]]
+        for q, places in enumerate(position):  # a sum and no matrix product, which adds in another order by its size
+            score[q] = (kept[places].astype(np.float64) * weights[q]).sum(1)
+    else:
+        codes = database[position]
+        spread(lambda rows: scores(weights[rows], codes[rows], score[rows]), blocks(len(weights)))
     order = np.lexsort((position, -score))
     return np.take_along_axis(score, order, 1), order
 

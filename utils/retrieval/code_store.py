@@ -11,7 +11,7 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.progress import Progress
-from utils.retrieval.codes import CodeFile
+from utils.retrieval.codes import CodeFile, stored
 from utils.retrieval.encode import need_codes
 from utils.retrieval.hamming import pack
 from utils.retrieval.score import modality_tag
@@ -66,23 +66,30 @@ class CodeStore:
         return code_name(self.encoder.manifest["method"], self.encoder.bits, modality, self.encoder.precision,
                          "database" if self.data.gallery is None else "gallery")
 
-    def open(self, path, modality="image", rebuild=False, check_data=True):
+    def open(self, path, modality="image", rebuild=False, check_data=True, keep_relaxed=False):
         """Load the code file at ``path``, or build and save it when there is none (or ``rebuild``).
 
         Args:
             check_data: compare the file with the data set's lists too (reads them); the file of a gallery is brought
                 up to date and saved.
+            keep_relaxed: the file holds the codes before the sign, too.
 
         Raises:
-            InputError: the file was made by other weights, from other data, or from the other modality.
+            InputError: the file was made by other weights, from other data, or from the other modality, or it has no
+                relaxed codes and they are wanted.
         """
         if rebuild or not os.path.exists(path):
-            codefile = self.build(modality=modality)
+            codefile = self.build(modality=modality, relaxed=keep_relaxed)
+            if keep_relaxed:
+                codefile.relaxed = stored(codefile.relaxed)
             codefile.save(path)
             self.say(f"----- Save code of database in {path}")
             return codefile
         codefile = CodeFile.load(path, fingerprint=self.fingerprint)
         self._check_origin(path, codefile.meta, modality)
+        if keep_relaxed and codefile.relaxed is None:
+            raise InputError(f"{path} was made without --keep-relaxed; --rebuild makes it anew, or leave --keep-relaxed "
+                             "out")
         if check_data and self.data.gallery is not None:
             fresh = self.refresh(codefile, modality)
             if fresh is not None:
@@ -162,7 +169,7 @@ class CodeStore:
         if todo:
             fresh, good, _ = self._encode(split.select(todo), "new", modality, relaxed is not None)
             if relaxed is not None:
-                relaxed, fresh = np.concatenate([relaxed, fresh.astype(relaxed.dtype)]), pack(fresh)
+                relaxed, fresh = np.concatenate([relaxed, stored(fresh)]), pack(fresh)
             codes = np.concatenate([codes, fresh])
             for place, i in enumerate(good):
                 kept[todo[i]] = len(codefile.codes) + place
