@@ -55,8 +55,8 @@ def _connect(address):
     except ImportError as error:
         raise InputError(f"--cluster needs Ray ({error}): pip install -r requirements-cluster.txt") from None
     if tuple(map(int, ray.__version__.split(".")[:2])) < FIRST_WITH_TOKENS:
-        say(f"----- Note: Ray {ray.__version__} knows no tokens: whoever reaches its ports may run code; keep the cluster in "
-            "a network of its own")
+        say(f"----- Note: Ray {ray.__version__} knows no tokens: whoever reaches its ports may run code; keep the "
+            "cluster in a network of its own")
     _look_for(address)
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)

@@ -1,4 +1,4 @@
-"""How commands rank what they find: their flags, and the ranking of a code file. Hamming order, or its first refined."""
+"""How commands rank what they find: flags, and the ranking of a code file: Hamming order, or its first refined."""
 from typing import Any, NamedTuple, Optional
 
 from utils.errors import InputError

@@ -1,4 +1,4 @@
-"""encode.py over a Ray cluster: a worker and a node are killed in the middle, and the bytes are those of one process."""
+"""encode.py over a Ray cluster: a worker and a node are killed, and the bytes are those of one process."""
 import importlib.util
 import os
 import pathlib

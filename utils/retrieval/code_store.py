@@ -88,8 +88,7 @@ class CodeStore:
         codefile = CodeFile.load(path, fingerprint=self.fingerprint)
         self._check_origin(path, codefile.meta, modality)
         if keep_relaxed and codefile.relaxed is None:
-            raise InputError(f"{path} was made without --keep-relaxed; --rebuild makes it anew, or leave --keep-relaxed "
-                             "out")
+            raise InputError(f"{path} was made without --keep-relaxed; --rebuild makes it anew, or leave the flag out")
         if check_data and self.data.gallery is not None:
             fresh = self.refresh(codefile, modality)
             if fresh is not None:
