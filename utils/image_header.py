@@ -12,13 +12,26 @@ from utils import limits
 from utils.errors import InputError
 
 # Readers that start other programs (EPS) or are rarely tested stay out.
-PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", TiffImagePlugin.TiffImageFile.format,
-                  WebPImagePlugin.WebPImageFile.format)
+PILLOW_FORMATS = ["JPEG", "PNG", "BMP", "GIF", "PPM", TiffImagePlugin.TiffImageFile.format,
+                  WebPImagePlugin.WebPImageFile.format]
+HEIF_ENDINGS = (".heic", ".heif")  # of phones; what data sets are does not depend on an optional package: photos only
 Image.MAX_IMAGE_PIXELS = None  # the limit is ours
 # Broken EXIF data say nothing of the picture.
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")
 # bytes that Pillow keeps for a pixel; 4 for all other modes
 _PILLOW_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
+
+
+def read_heif():
+    """From here on HEIC pictures can be opened. Returns whether the optional package for it is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return False
+    register_heif_opener()
+    if "HEIF" not in PILLOW_FORMATS:
+        PILLOW_FORMATS.append("HEIF")
+    return True
 
 
 class ImageError(InputError):
@@ -123,7 +136,7 @@ def open_pillow(data, name):
     stored = _PILLOW_BYTES.get(image.mode, 4) * (2 if image.mode.startswith("I") else 1)
     # what Pillow keeps, perhaps turned, perhaps as it is in the file; the result
     turned = stored * (_orientation(image) != 1)
-    raw = _raw_bytes(image) if image.format in ("TIFF", "WEBP") else 0
+    raw = _raw_bytes(image) if image.format in ("TIFF", "WEBP", "HEIF") else 0
     _check_memory(image.width * image.height, stored + turned + raw + 3, name)
     return image
 
@@ -137,8 +150,8 @@ def _orientation(image):
 
 
 def _raw_bytes(image):
-    """Bytes a pixel that a decoder holds beside the image: WebP as RGBA, TIFF as its tags say."""
-    if image.format == "WEBP":
+    """Bytes a pixel that a decoder holds beside the image: WebP and HEIF as RGBA, TIFF as its tags say."""
+    if image.format != "TIFF":
         return 4
     bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (8,))
     bits = bits if isinstance(bits, tuple) else (bits,)

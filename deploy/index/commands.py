@@ -100,13 +100,14 @@ def search(uri, _, options):
                             options.collapse)
         answers = ask(index, queries.codes, question, queries.relaxed, queries.own)
         answer = {"index": uri, "engine": index.engine, "exact": index.exact, "items": len(index),
-                  "rank": options.rank, "queries": [{"query": name, "matches": _plain(index, matches)}
+                  "rank": options.rank, "queries": [{"query": name, "matches": plain(index, matches)}
                                                     for name, matches in zip(queries.names, answers)],
                   "skipped": queries.skipped}
-    return answer, [line for query in answer["queries"] for line in _table(query)]
+    return answer, [line for query in answer["queries"] for line in table(query)]
 
 
-def _plain(index, matches):
+def plain(index, matches):
+    """Matches of a query as plain values: a dict each."""
     rows = []
     for rank, match in enumerate(matches, 1):
         row = {"rank": rank, "distance": match.distance, "id": match.id, "labels": index.label_names(match.labels)}
@@ -116,7 +117,8 @@ def _plain(index, matches):
     return rows
 
 
-def _table(query):
+def table(query):
+    """The lines of a query's matches (``plain``)."""
     lines = [f"----- Query: {query['query']}", f"{'rank':>4} {'distance':>8}  id (labels)"]
     for row in query["matches"]:
         more = "" if row["labels"] is None else f"  ({', '.join(row['labels']) or 'no label'})"
@@ -199,7 +201,7 @@ def _near(index, options):
     queries = find_queries(index, options)
     answers = ask(index, queries.codes, Question(radius=options.radius), leave_out=queries.own)
     answer = {"index": index.uri, "radius": options.radius, "queries": [
-        {"query": name, "matches": _plain(index, matches)} for name, matches in zip(queries.names, answers)],
+        {"query": name, "matches": plain(index, matches)} for name, matches in zip(queries.names, answers)],
         "skipped": queries.skipped}
     lines = []
     for query in answer["queries"]:

@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from utils.datasets.base import is_hidden
-from utils.datasets.own.item_table import SPLIT_WORDS, ItemTable, first_of
+from utils.datasets.own.item_table import SPLIT_WORDS, ItemTable, complain, first_of
 from utils.errors import InputError
 from utils.images import IMAGE_ENDINGS
 
@@ -77,6 +77,20 @@ def scan(folder):
     Raises:
         InputError: a folder that cannot be read, or no picture.
     """
+    paths, notes = walk(folder)
+    if not paths:
+        raise InputError(f"the folder {folder} holds no pictures ({', '.join(IMAGE_ENDINGS)})"
+                         + "".join(f"; {note}" for note in notes))
+    return paths, notes
+
+
+def walk(folder, endings=IMAGE_ENDINGS, on_fault=None):
+    """As ``scan``, and no picture is no error.
+
+    Args:
+        folder: where to look. endings: of the names that are taken, lower case.
+        on_fault: None, or a callable that gets the message of each folder that cannot be read, which is left out.
+    """
     top = os.path.realpath(folder)
     paths, links, hidden, others = [], [], 0, collections.Counter()
     entered, waiting = {top}, [(os.fspath(folder), "", top)]  # real names of folders and of files that links lead to
@@ -85,7 +99,8 @@ def scan(folder):
         try:
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
-            raise InputError(f"the folder {place} cannot be read: {error.strerror or error}") from error
+            complain(f"the folder {place} cannot be read: {error.strerror or error}", on_fault)
+            continue
         deeper = []
         for entry in entries:
             name, is_link = prefix + entry.name, entry.is_symlink()
@@ -98,7 +113,7 @@ def scan(folder):
                 if target not in entered:  # else a link led here before
                     deeper.append((entry.path, name + "/", target))
                 entered.add(target)
-            elif not entry.name.lower().endswith(IMAGE_ENDINGS) or not (is_link or entry.is_file()):
+            elif not entry.name.lower().endswith(endings) or not (is_link or entry.is_file()):
                 others[os.path.splitext(entry.name)[1].lower() or entry.name] += 1
             else:
                 paths.append(name)
@@ -107,15 +122,12 @@ def scan(folder):
         waiting += reversed(deeper)
     notes = []
     if others:
-        notes.append(f"{sum(others.values())} files that are no pictures ({', '.join(IMAGE_ENDINGS)}) were left out: "
+        notes.append(f"{sum(others.values())} files that are no pictures ({', '.join(endings)}) were left out: "
                      + first_of([f"{count} {ending}" for ending, count in others.most_common()], 5))
     if hidden:
         notes.append(f"{hidden} hidden files and folders were left out")
     if links:
         notes.append(f"{len(links)} links to what is read anyway were left out: {first_of(links, 3)}")
-    if not paths:
-        raise InputError(f"the folder {folder} holds no pictures ({', '.join(IMAGE_ENDINGS)})"
-                         + "".join(f"; {note}" for note in notes))
     return sorted(paths), notes
 
 
