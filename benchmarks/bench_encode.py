@@ -5,9 +5,11 @@
 
 The seed's way of the last table is that of the public code: Pillow and paddle.vision.transforms, one picture at a time,
 plain predictor. ``flips``: share of bits that differ from the dynamic network's, on random weights (AlexNet) or over
-random projections of the features. onnxruntime is measured where deploy/onnx is installed (scripts/setup.sh --deploy).
+random projections of the features. The dynamic network has Paddle's own layers; a second row has those of
+models/backbones/quick_cpu.py. onnxruntime is measured where deploy/onnx is installed (scripts/setup.sh --deploy).
 """
 import argparse
+import copy
 import importlib.util
 import os
 import sys
@@ -25,6 +27,7 @@ import utils  # noqa: E402, F401  before Paddle
 import paddle  # noqa: E402
 
 from benchmarks.measure import in_turns, machine, ratio_text, ratios, write_section  # noqa: E402
+from benchmarks.own_layers import with_own_layers  # noqa: E402
 from deploy.engines import open_model  # noqa: E402
 from deploy.onnx.convert import convert  # noqa: E402
 from export_model import export  # noqa: E402
@@ -68,12 +71,13 @@ def features(options):
     backbone = build_backbone("SqueezeNet1_1", weights=options.weights, pretrained=False, image_size=160)
     method = METHODS["hashnet"](backbone, BITS, DataFacts(16, 4), frozen=True)
     method.eval()
+    own = with_own_layers(copy.deepcopy(method))
     images = pictures(64, 160)
 
-    def side(precision="fp32"):
+    def side(precision="fp32", method=method):
         return StaticFunction(method, method.backbone_features, "features", flipped_bits, precision, lambda text: None)
 
-    sides = {"dynamic network": side().dynamic}
+    sides = {"dynamic network": side(method=own).dynamic, "dynamic network, quick layers": side().dynamic}
     for precision in ("fp32", "bf16"):
         try:
             sides[f"oneDNN {precision}"] = frozen = side(precision)
@@ -103,7 +107,7 @@ def make_models(folder, onnx):
         method.hash.bias.set_value(-raw.mean(axis=0))
     checkpoint = os.path.join(folder, "best.safetensors")
     save_checkpoint(checkpoint, {f"model/{key}": value.numpy() for key, value in method.state_dict().items()},
-                    {"recipe": recipe, "epoch": 0, "classes": [], "state": {},
+                    {"recipe": recipe, "epoch": 0, "classes": [],
                      "data": {"num_train": 16, "num_classes": 4, "text_dim": None}})
     export(checkpoint, os.path.join(folder, "model"))
     if onnx:
@@ -116,6 +120,7 @@ def codes(options, folder, checkpoint):
     images = pictures(32, 224, 2)
     model = os.path.join(folder, "model")
     sides = {"dynamic network": checkpoint_encoder(checkpoint, threads=options.threads),
+             "dynamic network, quick layers": checkpoint_encoder(checkpoint, threads=options.threads),
              "plain predictor": open_model(model, threads=options.threads, mkldnn=False),
              "oneDNN fp32": open_model(model, threads=options.threads, mkldnn=True)}
     try:
@@ -124,6 +129,7 @@ def codes(options, folder, checkpoint):
         print(f"oneDNN bf16 left out: {error}")
     if os.path.isdir(os.path.join(folder, "onnx")):
         sides["onnxruntime"] = open_model(os.path.join(folder, "onnx"), threads=options.threads)
+    with_own_layers(sides["dynamic network"].method)
     wanted = pack(sides["dynamic network"].encode(images))
     times = in_turns({name: lambda s=side: s.encode(images) for name, side in sides.items()}, options.rounds)
     lines = [f"AlexNet, 224 pixels, batch 32, {BITS} bits; dynamic network / side.\n", *HEADER]
@@ -154,7 +160,7 @@ def end_to_end(options, folder, sides):
 
     jobs = {"the seed's way": one_by_one}
     for name, side in sides.items():
-        if name != "dynamic network":
+        if not name.startswith("dynamic network"):
             for decode in ("full", "reduced"):
                 spec_of = {**spec, **({"decode": "reduced"} if decode == "reduced" else {})}
                 jobs[f"{name}, {decode} decoding"] = lambda s=side, p=spec_of: encode(

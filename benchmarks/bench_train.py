@@ -29,9 +29,9 @@ import paddle  # noqa: E402
 
 from benchmarks.bench_metrics import loop_map  # noqa: E402
 from benchmarks.measure import in_turns, machine, ratio_text, ratios, write_section  # noqa: E402
+from benchmarks.own_layers import with_own_layers  # noqa: E402
 from models import METHODS  # noqa: E402
 from models.backbones.build import build_backbone  # noqa: E402
-from models.backbones.quick_cpu import QUICK  # noqa: E402
 from models.method import DataFacts  # noqa: E402
 from utils.augmentation import PRESETS  # noqa: E402
 from utils.cpu import threads  # noqa: E402
@@ -54,14 +54,6 @@ def pictures(folder, count):
         cv2.imwrite(os.path.join(folder, name), cv2.resize(small, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))
     labels = np.eye(CLASSES, dtype=np.uint8)[np.arange(count) % CLASSES]
     return Split("train", names, labels=labels, images=FileImages(folder, names))
-
-
-def with_own_layers(net):
-    """The network with Paddle's own layers in place of ``QUICK``."""
-    own = {quick: layer for layer, quick in QUICK.items()}
-    for layer in net.sublayers(include_self=True):
-        layer.__class__ = own.get(type(layer), type(layer))
-    return net
 
 
 class Step:
