@@ -9,7 +9,8 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SCRIPTS = [*sorted(ROOT.glob("scripts/*.sh")), *sorted(ROOT.glob("test_tipc/*.sh")), ROOT / ".ci" / "run"]
+SCRIPTS = [*(path for folder in ("scripts", "test_tipc", "benchmarks") for path in sorted(ROOT.glob(f"{folder}/*.sh"))),
+           ROOT / ".ci" / "run"]
 
 
 @pytest.fixture
