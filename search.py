@@ -3,6 +3,7 @@
 python search.py photos/ cat.jpg                     pictures like this one
 python search.py photos/ "a red disc"                in words (a cross-modal model)
 python search.py photos/                             bring the index up to date, and that is all
+python search.py photos/ --open                      and open a page to search on
 """
 import hashlib
 import json
@@ -27,6 +28,7 @@ FLAGS = {
                      shown="DIR"),
     "forget": Setting(False, "drop pictures that are gone, even where a drive seems to be missing"),
     "rebuild": Setting(False, "look at all pictures anew"),
+    "open": Setting(False, "then open a page to search on, until Ctrl-C (requirements-service.txt)"),
     "json": Setting(False, "machine-readable result on stdout, everything else on stderr"),
     "batch_size": Setting(32, "pictures a call", low=1),
     "workers": Setting(2, "decoding threads", low=1),
@@ -139,6 +141,12 @@ def main(argv):
         answer["queries"] = search(photos, queries, options)
         answer["skipped"] = [{"query": name, "reason": reason} for name, reason in queries.skipped]
     tell(answer, options)
+    if options.open:
+        photos.index.close()
+        open_page(place, options)
+    if answer["skipped"]:
+        from deploy.queries import SKIPPED
+        sys.exit(SKIPPED)
 
 
 def bring_up_to_date(photos, options):
@@ -156,7 +164,6 @@ def bring_up_to_date(photos, options):
 
 def tell(answer, options):
     """Print the answer."""
-    from deploy.queries import SKIPPED
     for query in answer["queries"]:
         options.say(f"----- Query: {query['query']}")
         for row in query["matches"]:
@@ -175,9 +182,42 @@ def tell(answer, options):
         lines.insert(0, f"{len(lost)} pictures could not be read (--json names all): {names}")
     options.say(f"----- Left out: {'; '.join(lines) or 'nothing'}")
     if options.json:
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
-    if answer["skipped"]:
-        sys.exit(SKIPPED)
+        print(json.dumps(answer, indent=2, ensure_ascii=False), flush=True)
+
+
+def open_page(place, options):
+    """Serve the index to this machine alone, and open its page in the browser; returns when that is ended."""
+    import socket
+    import threading
+
+    from deploy.service.__main__ import main as serve
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/"
+    options.say(f"----- {url} until Ctrl-C")
+    threading.Thread(target=show_page, args=(url, options.say), daemon=True).start()
+    words = ["--model-dir", options.model_dir, "--index", place, "--read-only", "--port", str(port), "--rank",
+             options.rank]
+    for name in ("use_gpu", "threads", "precision", "mkldnn", "bf16"):
+        value = getattr(options, name)
+        words += [] if value is None else [f"--{name.replace('_', '-')}={value}"]
+    serve(words)
+
+
+def show_page(url, say):
+    """Open a page of this machine in the browser as soon as it answers."""
+    import time
+    import urllib.request
+    import webbrowser
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}ready", timeout=5).close()
+            break
+        except OSError:
+            time.sleep(.1)
+    if not webbrowser.open(url):
+        say(f"----- No browser to open; the page is {url}")
 
 
 if __name__ == "__main__":

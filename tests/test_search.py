@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -225,6 +226,34 @@ def test_another_process_is_at_it(ask, tmp_path):
     with owned(str(tmp_path / "index" / ".photos.lock")):
         answer = ask(tmp_path / "photos" / "20.jpg")
     assert "is being changed by" in ask.said and answer["queries"][0]["matches"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvicorn") is None, reason="needs uvicorn and fastapi")
+def test_the_page_opens(model, folder, tmp_path):
+    """A browser is called with an address that answers; its pictures are those of the folder."""
+    note = tmp_path / "url"
+    browser = tmp_path / "browser"
+    browser.write_text(f"#!/bin/sh\necho \"$1\" > {note}.part && mv {note}.part {note}\n")
+    browser.chmod(0o755)
+    page = subprocess.Popen([sys.executable, "search.py", folder, "--model-dir", model, "--index", tmp_path / "index",
+                             "--threads", "1", "--open"], cwd=ROOT, env={**os.environ, "BROWSER": f"{browser} %s"},
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        stop = time.monotonic() + 200
+        while not note.exists() and page.poll() is None and time.monotonic() < stop:
+            time.sleep(.1)
+        assert note.exists(), page.communicate(timeout=9) if page.poll() is not None else "no browser was called"
+        url = note.read_text().strip()
+        assert b"<html" in urllib.request.urlopen(url, timeout=60).read()
+        data = json.load(urllib.request.urlopen(urllib.request.Request(
+            f"{url}v1/search/picture?k=3", (folder / "20.jpg").read_bytes(), method="POST"), timeout=60))
+        assert data["matches"][0]["distance"] == 0
+        page.send_signal(signal.SIGINT)
+        said = page.communicate(timeout=60)
+        assert "Traceback" not in said[1] and f"{url} until Ctrl-C" in said[0]
+    finally:
+        page.kill()
+        page.wait()
 
 
 @pytest.mark.parametrize("words, expected", [
