@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, ROOT)
@@ -32,8 +31,10 @@ import numpy as np  # noqa: E402
 import paddle  # noqa: E402
 
 from benchmarks.bench_encode import make_models, pictures  # noqa: E402
-from benchmarks.measure import machine, write_section  # noqa: E402
+from benchmarks.measure import machine, ratio_text, used, write_section  # noqa: E402
+from deploy.bulk import Job  # noqa: E402
 from deploy.engines import open_model  # noqa: E402
+from deploy.inference_python.encode import encode_shards, parse  # noqa: E402
 from utils.cpu import threads as usable_threads  # noqa: E402
 from utils.datasets import FileImages, Split, load_protocol  # noqa: E402
 from utils.errors import run_main  # noqa: E402
@@ -75,10 +76,21 @@ def encode(options, model, photos, codes, *more):
     return float(re.search(r"Encoded \d+ images in ([\d.]+) s", said)[1]), usage.ru_maxrss / 1024
 
 
-def seconds(function):
-    start = time.perf_counter()
+def measured(count, function):
+    """float [2]: pictures a second of wall time, and of processor time."""
+    before = used()
     function()
-    return time.perf_counter() - start
+    return count / (used() - before)
+
+
+def bulk(options, model, photos, codes, count):
+    """As ``measured``: all that encode.py does once the model is open."""
+    job = Job(parse(command(options, model, photos, codes)[2:]), say=lambda line: None)
+
+    def work():
+        encode_shards(job, range(job.count))
+        job.publish()
+    return measured(count, work)
 
 
 def rates(options, model, photos, folder):
@@ -97,23 +109,24 @@ def rates(options, model, photos, folder):
     found = {name: [] for name in ("the seed's way", "predictor alone", "decoding alone", "bound", "encode.py")}
     for number in range(options.rounds + 1):
         some = names[:SEED_FILES]
-        row = {"the seed's way": len(some) / seconds(lambda: [plain.encode(steps(Image.open(
-            os.path.join(photos, name)).convert("RGB")).numpy()[None]) for name in some])}
-        row["predictor alone"] = calls * BATCH / seconds(lambda: [encoder.encode(ready) for _ in range(calls)])
-        row["decoding alone"] = len(names) / seconds(lambda: [None for _ in load(split, pieces)])
+        row = {"the seed's way": measured(len(some), lambda: [plain.encode(steps(Image.open(
+            os.path.join(photos, name)).convert("RGB")).numpy()[None]) for name in some]),
+            "predictor alone": measured(calls * BATCH, lambda: [encoder.encode(ready) for _ in range(calls)]),
+            "decoding alone": measured(len(names), lambda: [None for _ in load(split, pieces)])}
         row["bound"] = 1 / (1 / row["predictor alone"] + 1 / row["decoding alone"])
         codes = os.path.join(folder, f"codes{number}")
-        row["encode.py"] = len(names) / encode(options, model, photos, codes)[0]
+        row["encode.py"] = bulk(options, model, photos, codes, len(names))
         shutil.rmtree(codes)
         if number:
             for name, value in row.items():
                 found[name].append(value)
     lines = [f"{len(names)} JPEG files of 640 x 480, AlexNet 224, batch {BATCH}, {options.precision}, "
-             f"{options.rounds} rounds; encode.py / side.\n", "| | images a second | ratio |", "|--|--|--|"]
+             f"{options.rounds} rounds; encode.py / side.\n",
+             "| | images a second | a CPU second | ratio of wall time | of CPU time |", "|--|--|--|--|--|"]
     for name, values in found.items():
-        ratio = np.divide(found["encode.py"], values)
-        lines.append(f"| {name} | {np.median(values):.0f} | {np.median(ratio):.2f} ({ratio.min():.2f} to "
-                     f"{ratio.max():.2f}) |")
+        rate, ratio = np.median(values, 0), np.divide(found["encode.py"], values)
+        spread = [ratio_text((np.median(column), column.min(), column.max())) for column in ratio.T]
+        lines.append(f"| {name} | {rate[0]:.0f} | {rate[1]:.0f} | {' | '.join(spread)} |")
     return [*lines, ""]
 
 
