@@ -3,7 +3,7 @@
 A folder holds ``inference.*`` (graph and weights of the image side), for cross-modal models ``text.*`` and the text
 vectoriser, ``trained_on.npy``, and the manifest:
 
-    format         1
+    format         2; 1 where exports of before December 2026 wrote it, without ``digest``
     method, bits, fingerprint, preprocess (utils/transforms.py)
     image          prefix of the graph's files, input: shape of one input
     text           prefix, dim: columns of the text features, vectorizer: its file or null; cross-modal models only
@@ -16,39 +16,78 @@ vectoriser, ``trained_on.npy``, and the manifest:
     engine         ``onnx`` where onnxruntime runs it; else Paddle Inference
     made_of, precision, int8, onnx    what deploy/slim and deploy/onnx add
     files          SHA-256 of every other file
+    digest         SHA-256 of all the rest as JSON with sorted keys
+
+The fingerprint is of method, bits, preprocessing and weights, and is what code files are compared with; it must stay
+what it was. So the digest is what ties the rest to it: whoever changes the preprocessing, the vectoriser (by the digest
+of its file) or the engine of a folder has no folder any more that opens. Every value is checked against ``_MANIFEST``,
+the only place that says what a manifest may hold, and against the recipe, which says the same of some of them.
 
 export_model.py, deploy/onnx/convert.py and deploy/slim/quantize.py write folders through ``new_folder``.
 """
-import contextlib
-import ctypes
+import functools
+import hashlib
+import json
 import os
 import shutil
-import tempfile
 
 import numpy as np
 import yaml
 
+from utils.config import MAX_BITS, checked_recipe
 from utils.errors import InputError
 from utils.files import sha256_file, write_text
+from utils.flags import note
+from utils.folders import replaced
+from utils.images import DECODES
+from utils.npz import read_npy
+from utils.plain_yaml import read_yaml
+from utils.schema import anything, check, each, either, mapping, number, one_of, scalar, table, text, whole
 from utils.text import Vectorizer
+from utils.transforms import recipe_spec
 
-FORMAT = 1
+FORMAT, WITHOUT_DIGEST = 2, 1
 MANIFEST = "inference.yml"
 VECTORIZER, TRAINED_ON = "vectorizer.json", "trained_on.npy"
-STEMS = ("inference", "text")
+STEMS = IMAGE, TEXT = "inference", "text"
 ENDINGS = (".json", ".pdmodel", ".pdiparams", ".pdiparams.info", ".onnx")
 FILES = {stem + ending for stem in STEMS for ending in ENDINGS} | {MANIFEST, VECTORIZER, TRAINED_ON}
-REQUIRED = ("method", "bits", "fingerprint", "image", "preprocess", "files")
-_EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
-_HERE = -100  # AT_FDCWD
+GRAPHS = {"paddle": (".json", ".pdmodel"), "onnx": (".onnx",)}  # engine -> endings of what it runs
+AGAIN = "export the model again"
+
+_SIDE, _COLUMNS = whole(1, 1 << 15), whole(1, 1 << 24)
+_DIGITS = text("[0-9a-f]{16}", "16 hex digits")
+_SHA256 = text("[0-9a-f]{64}", "the 64 hex digits of a SHA-256")
+_MANIFEST = table({
+    "format": whole(WITHOUT_DIGEST, FORMAT), "method": text("[a-z][a-z0-9_]*", "the name of a method"),
+    "bits": whole(1, MAX_BITS), "fingerprint": _DIGITS,
+    "preprocess": table({"resize_size": _SIDE, "crop_size": _SIDE, "mean": each(number(), 3, 3),
+                         "std": each(number(1e-9), 3, 3)}, {"decode": one_of(*DECODES)}),
+    "image": table({"prefix": one_of(IMAGE), "input": each(_COLUMNS, 1, 3)}),
+    "dataset": table({"name": text(), "sizes": mapping(scalar), "classes": each(text())},
+                     {"root": either(text()), "list_dir": either(text()), "split_seed": either(whole(0)),
+                      "topk": either(whole(0))}),
+    "recipe": table({"method": text(), "bit": whole(), "ap": text(), "resize_size": _SIDE, "crop_size": _SIDE},
+                    others=scalar),
+    "files": mapping(_SHA256, one_of(*sorted(FILES - {MANIFEST})), 1),
+}, {
+    "digest": _SHA256, "text": table({"prefix": one_of(TEXT), "dim": _COLUMNS},
+                                     {"vectorizer": either(one_of(VECTORIZER))}),
+    "paddle": text(), "engine": one_of(*GRAPHS), "made_of": _DIGITS, "precision": one_of("fp32", "int8"),
+    "onednn": either(mapping(table({"flips": whole(0), "codes": whole(1)}), one_of("image", "text"))),
+    "int8": table({"kernels": each(text()), "algo": text(), "images": whole(1)}),
+    "onnx": table({"opset": whole(1), "converter": either(text())}),
+    "trained_on": table({"record": either(table({}, {"name": text(), "sha256": mapping(text())}, others=anything)),
+                         "ids": either(one_of(TRAINED_ON))}),
+})
 
 
 # reading ----------------------------------------------------------------------------------------
 def read_manifest(model_dir):
-    """The manifest of an exported model, as a dict.
+    """The manifest of an exported model, as a dict, without ``format`` and ``digest``.
 
     Raises:
-        InputError: no such folder, no manifest, a damaged one, or one of another format version.
+        InputError: no such folder, no manifest, a damaged or changed one, or one of another format version.
     """
     path = os.path.join(model_dir, MANIFEST)
     if not os.path.isdir(model_dir):
@@ -58,18 +97,65 @@ def read_manifest(model_dir):
         raise InputError(f"{model_dir} holds no {MANIFEST}: not an exported model; run export_model.py "
                          f"--pretrained CHECKPOINT --save-inference-dir {model_dir}")
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read {path} ({' '.join(str(error).split())}); export the model again") from None
+        manifest = read_yaml(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path} ({' '.join(str(error).split())}); {AGAIN}") from None
     version = manifest.get("format") if isinstance(manifest, dict) else None
-    if version != FORMAT:
-        raise InputError(f"{path} has format {version!r}, this version reads format {FORMAT}; export the model again "
-                         "with this version's export_model.py")
-    missing = [key for key in REQUIRED if key not in manifest]
-    if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}; export the model again")
+    if version not in (FORMAT, WITHOUT_DIGEST):
+        raise InputError(f"{path} has format {version!r}, this version reads formats {WITHOUT_DIGEST} and {FORMAT}; "
+                         f"{AGAIN} with this version's export_model.py")
+    check(manifest, _MANIFEST, path, AGAIN)
+    del manifest["format"]
+    digest = manifest.pop("digest", None)
+    if (digest is None) != (version == WITHOUT_DIGEST) or digest not in (None, _digest(manifest)):
+        raise InputError(f"{path} is not what was written (damaged, or changed by hand); {AGAIN}")
+    if digest is None:
+        _tell_of_no_digest(path)
+    _check_parts(manifest, path)
     return manifest
+
+
+def _check_parts(manifest, path):
+    """Raise InputError where parts of a manifest contradict each other, or a file to be loaded is not listed."""
+    recipe, spec, shape = manifest["recipe"], manifest["preprocess"], manifest["image"]["input"]
+    said = {"method": recipe["method"], "bits": recipe["bit"], "preprocess": recipe_spec(checked_recipe(recipe, path))}
+    for key, value in said.items():
+        if manifest[key] != value:
+            raise InputError(f"{path}: {key} is not that of its recipe; {AGAIN}")
+    if len(shape) > 1 and shape != [3, spec["crop_size"], spec["crop_size"]]:
+        raise InputError(f"{path}: image.input is {shape}, and the preprocessing makes {spec['crop_size']} pixels; "
+                         f"{AGAIN}")
+    for side in ("image", "text"):
+        if side in manifest:
+            graph_files(os.path.dirname(path), manifest, manifest[side]["prefix"])
+    for name in ((manifest.get("text") or {}).get("vectorizer"), (manifest.get("trained_on") or {}).get("ids")):
+        if name and name not in manifest["files"]:
+            raise InputError(f"{path} names {name} and has no SHA-256 of it under files; {AGAIN}")
+
+
+def graph_files(model_dir, manifest, prefix):
+    """Paths of a graph and, for Paddle, its weights; the graph's ending depends on the Paddle that wrote it.
+
+    Raises:
+        InputError: the manifest lists no such files.
+    """
+    engine = engine_of(manifest)
+    graphs = [prefix + ending for ending in GRAPHS[engine] if prefix + ending in manifest["files"]]
+    weights = [prefix + ".pdiparams"] if engine == "paddle" else []
+    if not graphs or not set(weights) <= set(manifest["files"]):
+        wanted = " or ".join(prefix + ending for ending in GRAPHS[engine])
+        raise InputError(f"{os.path.join(model_dir, MANIFEST)} lists no {' with '.join([wanted, *weights])}; {AGAIN}")
+    return [os.path.join(model_dir, name) for name in (graphs[0], *weights)]
+
+
+@functools.lru_cache(maxsize=None)
+def _tell_of_no_digest(path):
+    """One note for a file, however often it is looked at."""
+    note(f"{path} was written before manifests held a digest: a change of it would not be noticed")
+
+
+def _digest(manifest):
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode("ascii")).hexdigest()
 
 
 def engine_of(manifest):
@@ -116,7 +202,13 @@ def float_export(model_dir):
 def open_vectorizer(model_dir, manifest):
     """The model's text vectoriser, or None where it has none."""
     name = (manifest.get("text") or {}).get("vectorizer")
-    return Vectorizer.load(os.path.join(model_dir, name)) if name else None
+    if not name:
+        return None
+    path = os.path.join(model_dir, name)
+    vectorizer = Vectorizer.load(path)
+    if len(vectorizer) != manifest["text"]["dim"]:
+        raise InputError(f"{path} has {len(vectorizer)} words, the model reads {manifest['text']['dim']}; {AGAIN}")
+    return vectorizer
 
 
 def read_trained_on(model_dir, manifest):
@@ -129,18 +221,25 @@ def read_trained_on(model_dir, manifest):
     if not known.get("ids"):
         return known.get("record"), None
     path = os.path.join(model_dir, known["ids"])
-    try:
-        return known.get("record"), np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path} is damaged ({error}); export the model again") from error
+    hashes = read_npy(path)
+    if hashes.dtype != np.uint64 or hashes.ndim != 1:
+        raise InputError(f"{path} holds {hashes.dtype} {list(hashes.shape)}, expected uint64 [n]; {AGAIN}")
+    return known.get("record"), hashes
 
 
 # writing ----------------------------------------------------------------------------------------
 def write_manifest(folder, manifest):
-    """Write the manifest, with its format and the digests of all files in ``folder``."""
+    """Write the manifest, with its format, the digests of all files in ``folder`` and its own.
+
+    Raises:
+        InputError: a value that a manifest cannot hold, named.
+    """
+    path = os.path.join(folder, MANIFEST)
     files = {name: sha256_file(os.path.join(folder, name)) for name in sorted(os.listdir(folder)) if name != MANIFEST}
-    write_text(os.path.join(folder, MANIFEST),
-               yaml.safe_dump({"format": FORMAT, **manifest, "files": files}, sort_keys=False, allow_unicode=True))
+    manifest = {**{key: manifest[key] for key in manifest if key not in ("format", "digest")}, "files": files}
+    whole_manifest = {"format": FORMAT, **manifest, "digest": _digest(manifest)}
+    check(whole_manifest, _MANIFEST, path)
+    write_text(path, yaml.safe_dump(whole_manifest, sort_keys=False, allow_unicode=True))
 
 
 def write_trained_on(folder, record, hashes):
@@ -162,75 +261,6 @@ def copy_files(source, folder, names):
         shutil.copyfile(os.path.join(source, name), os.path.join(folder, name))
 
 
-@contextlib.contextmanager
 def new_folder(folder, source=None, flag="--save-dir"):
-    """Yield an empty folder to fill; when the block succeeds, it becomes ``folder`` in one step.
-
-    A reader sees the old model or the new one, and a process that is killed leaves the old one, where ``folder`` is new
-    or holds nothing but a model (and can be renamed). Where it holds other files (a run folder), these stay: the new
-    files then move in one by one, the manifest last, and what is read meanwhile is refused for its digests.
-
-    Args:
-        folder: made if missing.
-        source: the folder that the new one is made of, or None.
-        flag: of the command that names ``folder``, for messages.
-
-    Raises:
-        InputError: ``folder`` is the source itself or cannot be written; after any error nothing of the block is left.
-    """
-    folder = os.path.realpath(folder)
-    if source is not None and folder == os.path.realpath(source):
-        raise InputError(f"{folder} is the model itself; choose another {flag}")
-    temporary = None
-    try:
-        parent, name = os.path.split(folder)
-        os.makedirs(parent, exist_ok=True)
-        whole = not os.path.exists(folder) or _may_be_replaced(folder)
-        temporary = tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=parent if whole else folder)
-        yield temporary
-        _replace(temporary, folder) if whole else _move_in(temporary, folder)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}; free some space or choose another "
-                         f"{flag}") from error
-    finally:
-        if temporary:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _may_be_replaced(folder):
-    """Whether the whole folder may make room: nothing but a model in it, and it can be renamed."""
-    return set(os.listdir(folder)) <= FILES and not os.path.ismount(folder) and \
-        os.access(os.path.dirname(folder), os.W_OK)
-
-
-def _replace(temporary, folder):
-    """Put the folder ``temporary`` in the place of ``folder``, which may be missing."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o777 & ~umask)  # mkdtemp makes private folders
-    if not os.path.exists(folder):
-        os.rename(temporary, folder)
-    elif not _exchange(temporary, folder):
-        aside = tempfile.mkdtemp(prefix=f".{os.path.basename(folder)}.", suffix=".old", dir=os.path.dirname(folder))
-        os.rename(folder, aside)
-        os.rename(temporary, folder)
-        shutil.rmtree(aside, ignore_errors=True)
-
-
-def _exchange(first, second):
-    """Swap two folders in one step. False where the system or the file system cannot."""
-    try:
-        call = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError, TypeError):  # not Linux, or an old C library
-        return False
-    return call(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0
-
-
-def _move_in(temporary, folder):
-    """Move the files of ``temporary`` into ``folder``; files of an earlier model go, all others stay."""
-    names = sorted(os.listdir(temporary), key=lambda name: name == MANIFEST)  # it names the digest of the others
-    for name in names:
-        os.replace(os.path.join(temporary, name), os.path.join(folder, name))
-    for stale in FILES - set(names):
-        if os.path.exists(os.path.join(folder, stale)):
-            os.remove(os.path.join(folder, stale))
+    """As utils.folders.replaced, for model folders: yields an empty folder to fill, which becomes ``folder``."""
+    return replaced(folder, FILES, MANIFEST, source, flag)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from test_tipc import compare_results, make_results, official_results
+from tests.manifests import edited
 from utils.retrieval.codes import CodeFile
 from utils.retrieval.hamming import pack
 
@@ -467,10 +468,8 @@ def test_changed_preprocessing_is_seen(real):
 @pytest.mark.slow
 def test_changed_manifest_and_another_checkpoint_are_seen(real):
     real.chain()
-    manifest = real.folder / real.out / "inference" / "inference.yml"
-    text = manifest.read_text()
-    assert "resize_size: 72" in text
-    manifest.write_text(text.replace("resize_size: 72", "resize_size: 80", 1))
+    edited(real.folder / real.out / "inference",
+           lambda manifest: [manifest[part].update(resize_size=80) for part in ("preprocess", "recipe")])
     real.infer()
     assert "engine codes database_hashnet_16" in real.compare(ok=False, gt=False).splitlines()[-1]
     real.python("main_single_gpu.py", "--config", "test_tipc/configs/lite/hashnet.yaml", "--bit", "16", "--seed", "1",

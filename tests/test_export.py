@@ -71,7 +71,9 @@ def test_manifest(shapes, tmp_path_factory):
     folder = exported(tmp_path_factory, shapes)
     _, method = checkpoint(tmp_path_factory, shapes)
     manifest = read_manifest(str(folder))
-    assert manifest["format"] == FORMAT == 1 and list(manifest)[:2] == ["format", "method"]
+    stored = yaml.safe_load((folder / "inference.yml").read_text())
+    assert stored["format"] == FORMAT == 2 and stored.pop("format") and len(stored.pop("digest")) == 64
+    assert stored == manifest and list(manifest)[:2] == ["method", "bits"]
     assert (manifest["method"], manifest["bits"]) == ("hashnet", BITS)
     assert manifest["fingerprint"] == method.fingerprint(manifest["preprocess"])
     assert manifest["preprocess"]["crop_size"] == 48 and manifest["image"]["input"] == [3, 48, 48]
@@ -137,7 +139,7 @@ def test_damaged_or_mixed_files_are_refused(shapes, tmp_path_factory, tmp_path):
     with pytest.raises(InputError, match="cannot read"):
         read_manifest(str(tmp_path))
     (tmp_path / "inference.yml").write_text(yaml.safe_dump({"format": 1, "method": "hashnet"}))
-    with pytest.raises(InputError, match="lacks bits"):
+    with pytest.raises(InputError, match="a table with bits"):
         read_manifest(str(tmp_path))
 
 

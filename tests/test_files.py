@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from utils.errors import InputError
-from utils.files import owned
+from utils.files import atomic_path, owned, remove_left
 
 HOLD = ("import sys, time; from utils.files import owned\n"
         "with owned(sys.argv[1]): print('held', flush=True); time.sleep(60)")
@@ -57,3 +57,51 @@ def test_where_no_lock_can_be_made(tmp_path):
     with pytest.raises(InputError, match="cannot write the lock"):
         with owned(tmp_path / "none" / "lock"):
             pass
+
+
+KILLED = """
+import os, signal, sys
+from utils.files import atomic_path
+with atomic_path(sys.argv[1]) as temporary:
+    with open(temporary, "wb") as file:
+        file.write(b"half")
+    if sys.argv[2] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_what_killed_writers_leave_goes_with_the_next_one(tmp_path):
+    path = tmp_path / "a.npz"
+    assert subprocess.run([sys.executable, "-c", KILLED, str(path), "killed"], cwd=ROOT).returncode == -signal.SIGKILL
+    alive = subprocess.Popen([sys.executable, "-c", KILLED, str(path), "alive"], cwd=ROOT, text=True,
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert alive.stdout.readline() == "writing\n"  # and has removed what the first one left
+    with atomic_path(path) as temporary:
+        assert len(os.listdir(tmp_path)) == 2  # that of the one that still writes, and the own one
+        with open(temporary, "wb") as file:
+            file.write(b"whole")
+    (tmp_path / ".other.x.part.npz").write_text("half")
+    remove_left(str(tmp_path))
+    assert path.read_bytes() == b"whole" and len(os.listdir(tmp_path)) == 2
+    assert alive.communicate("")[0] == "" and alive.returncode == 0
+    assert path.read_bytes() == b"half" and os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_a_lock_file_that_goes_with_its_owner(tmp_path):
+    lock, order = tmp_path / "x.lock", []
+
+    def own(name):
+        with owned(lock, patience=60, keep=False):
+            order.append(name)
+            time.sleep(0.05)
+            order.append(name)
+
+    threads = [threading.Thread(target=own, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert order[::2] == order[1::2] and sorted(order[::2]) == list(range(8)) and os.listdir(tmp_path) == []

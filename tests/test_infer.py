@@ -161,7 +161,7 @@ def test_mistakes_through_the_command(run, model, built, shapes, tmp_path, tmp_p
     (tmp_path / "future").mkdir()
     manifest = yaml.safe_load((model / "inference.yml").read_text())
     (tmp_path / "future" / "inference.yml").write_text(yaml.safe_dump({**manifest, "format": 9}))
-    fails("--model-dir", tmp_path / "future", words=("format 9", "reads format 1"))
+    fails("--model-dir", tmp_path / "future", words=("format 9", "reads formats 1 and 2"))
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
     fails("--model-dir", model, "--img-path", tmp_path / "broken.jpg", words=("broken.jpg",))
     fails("--model-dir", model, "--dataset", "cifar10", "--data-path", tmp_path / "none", words=("none",))

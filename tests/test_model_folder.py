@@ -10,9 +10,10 @@ import threading
 import pytest
 import yaml
 
-from deploy import model_folder
 from deploy.model_folder import MANIFEST, check_files, new_folder, read_manifest, write_manifest
 from tests.conftest import ROOT
+from tests.manifests import manifest_of
+from utils import folders
 from utils.errors import InputError
 
 
@@ -21,7 +22,7 @@ def fill(folder, name, more=()):
     for file in ("inference.json", "inference.pdiparams", *more):
         with open(os.path.join(folder, file), "w", encoding="utf-8") as out:
             out.write(name * 1000)
-    write_manifest(folder, {"method": name, "bits": 8, "fingerprint": name, "image": {}, "preprocess": {}})
+    write_manifest(folder, manifest_of(name))
 
 
 def make(folder, name, more=()):
@@ -53,7 +54,7 @@ def test_made_and_replaced_as_a_whole(tmp_path):
 
 def test_where_folders_cannot_be_exchanged(tmp_path, monkeypatch):
     make(tmp_path / "model", "a")
-    monkeypatch.setattr(model_folder, "_exchange", lambda first, second: False)
+    monkeypatch.setattr(folders, "_exchange", lambda first, second: False)
     make(tmp_path / "model", "b")
     assert whole(tmp_path / "model") == "b" and os.listdir(tmp_path) == ["model"]
 
@@ -87,13 +88,15 @@ def test_an_error_leaves_the_old_model_and_nothing_else(tmp_path):
 KILLED = """
 import os, signal, sys
 from deploy import model_folder
+from utils import folders
 from tests.test_model_folder import make
-real = getattr(model_folder, sys.argv[2])
+module = model_folder if hasattr(model_folder, sys.argv[2]) else folders
+real = getattr(module, sys.argv[2])
 def killed(*arguments):
     if sys.argv[3] == "after":
         real(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-setattr(model_folder, sys.argv[2], killed)
+setattr(module, sys.argv[2], killed)
 make(sys.argv[1], "b")
 """
 
@@ -105,6 +108,8 @@ def test_a_kill_leaves_one_whole_model(tmp_path, where, when, name):
     make(tmp_path / "model", "a")
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "model"), where, when], cwd=ROOT)
     assert done.returncode == -signal.SIGKILL and whole(tmp_path / "model") == name
+    make(tmp_path / "model", "c")  # and the next one clears up
+    assert whole(tmp_path / "model") == "c" and os.listdir(tmp_path) == ["model"]
 
 
 def test_a_reader_never_sees_a_mixture(tmp_path):

@@ -8,7 +8,6 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
 
 from deploy import differences
 from deploy.differences import difference
@@ -18,6 +17,7 @@ from deploy.model_folder import read_manifest
 from deploy.onnx import convert
 from models import METHODS
 from tests.exported import BITS, exported, one_error_line, pictures
+from tests.manifests import edited
 from utils.errors import InputError
 
 CONVERT, COMPARE = "deploy/onnx/convert.py", "deploy/compare.py"
@@ -216,9 +216,7 @@ def test_compare_with_itself_and_with_another_model(run, shapes, tmp_path, tmp_p
     # says that it was made of the first, and gives other bits
     false = tmp_path / "false"
     shutil.copytree(other, false)
-    manifest = yaml.safe_load((false / "inference.yml").read_text())
-    manifest["made_of"] = read_manifest(str(source))["fingerprint"]
-    (false / "inference.yml").write_text(yaml.safe_dump(manifest))
+    edited(false, lambda manifest: manifest.update(made_of=read_manifest(str(source))["fingerprint"]))
     call = (COMPARE, "--model-dir", source, "--other-dir", false, "--repeat", 0, "--threads", 1)
     one_error_line(run(*call, "--exact", ok=None), "gives other bits")
     one_error_line(run(*call, "--max-flips", 0.1, ok=None), "--max-flips allows 10.0%")
@@ -231,9 +229,7 @@ def test_compare_with_itself_and_with_another_model(run, shapes, tmp_path, tmp_p
 def test_without_the_data_random_inputs_are_compared(run, shapes, tmp_path, tmp_path_factory):
     moved = tmp_path / "moved"
     shutil.copytree(exported(tmp_path_factory, shapes), moved)
-    manifest = yaml.safe_load((moved / "inference.yml").read_text())
-    manifest["dataset"].update(name="cifar10-1", root=str(tmp_path / "nowhere"), sizes={})
-    (moved / "inference.yml").write_text(yaml.safe_dump(manifest))
+    edited(moved, lambda manifest: manifest["dataset"].update(name="cifar10-1", root=str(tmp_path / "no"), sizes={}))
     call = (COMPARE, "--model-dir", moved, "--other-dir", moved, "--repeat", 0, "--threads", 1)
     assert "Random inputs only" in run(*call, "--exact").stdout
     assert run(*call, "--evaluate", ok=False).stderr.count("error: ") == 1

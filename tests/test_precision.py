@@ -4,11 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-import yaml
 
 from deploy.engines import AUTO_FLIPS, keeps_bits, open_model
 from deploy.model_folder import read_manifest
 from tests.exported import BITS, SIZES, exported, one_error_line, pictures
+from tests.manifests import edited
 from utils.datasets import load_protocol
 from utils.paddle_inference import fast_bf16
 from utils.retrieval.codes import CodeFile
@@ -25,11 +25,7 @@ def model(tmp_path_factory, shapes):
 def copy_with(model, folder, onednn):
     """The model folder, with another finding about oneDNN in its manifest."""
     shutil.copytree(model, folder)
-    manifest = yaml.safe_load((folder / "inference.yml").read_text())
-    manifest["onednn"] = onednn
-    if onednn is None:
-        del manifest["onednn"]
-    (folder / "inference.yml").write_text(yaml.safe_dump(manifest))
+    edited(folder, lambda manifest: manifest.pop("onednn") if onednn is None else manifest.update(onednn=onednn))
     return folder
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from deploy.queries import find_pictures
 from tests.exported import BITS, checkpoint, exported, one_error_line
+from tests.manifests import edited
 from utils.errors import InputError
 
 INFER = "deploy/inference_python/infer.py"
@@ -137,12 +138,10 @@ def test_a_run_folder_stands_for_its_best_checkpoint(run, shapes, tmp_path, tmp_
 
 
 def test_a_moved_model_without_its_data_draws_nothing(run, model, shapes, tmp_path):
-    import yaml
     moved = tmp_path / "model"
     shutil.copytree(model, moved)
-    manifest = yaml.safe_load((moved / "inference.yml").read_text())
-    manifest["dataset"]["root"] = "data/shapes/elsewhere"  # as typed by the training run, below another folder
-    (moved / "inference.yml").write_text(yaml.safe_dump(manifest))
+    # as typed by the training run, below another folder
+    edited(moved, lambda manifest: manifest["dataset"].update(root="data/shapes/elsewhere"))
     work = tmp_path / "work"
     work.mkdir()
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -22,7 +22,7 @@ def atomic_path(path):
 
     The temporary file keeps the ending of ``path`` (some writers look at it). On any error it is
     removed and ``path`` is left as it was. After the block the file is on the disk, name included: a power cut does
-    not lose it.
+    not lose it. What killed processes have left of the same name is removed at the start.
 
     Raises:
         InputError: the folder cannot be made or written, the disk is full, or ``path`` is a folder or a device.
@@ -31,13 +31,9 @@ def atomic_path(path):
     if os.path.exists(path) and not stat.S_ISREG(os.stat(path).st_mode):  # a rename would replace the device
         raise InputError(f"cannot write {path}: it is {'a folder' if os.path.isdir(path) else 'no ordinary file'}; "
                          "choose another name")
-    folder, name = os.path.split(path)
-    stem, ending = os.path.splitext(name)
-    temporary = None
+    temporary = handle = None
     try:
-        os.makedirs(folder, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{stem}.", suffix=f".part{ending}", dir=folder)
-        os.close(handle)
+        handle, temporary = _begin(path)
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -47,13 +43,67 @@ def atomic_path(path):
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
         temporary = None
-        sync_folder(folder)
+        sync_folder(os.path.dirname(path))
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}; free some space or "
                          "choose another output folder") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.remove(temporary)
+        if handle is not None:
+            os.close(handle)
+
+
+def _begin(path):
+    """A new temporary file for ``path``: (handle, name). While the handle is open, its lock says: somebody writes it.
+
+    The lock is the system's, and free when the process is gone, however it ended.
+    """
+    folder, name = os.path.split(path)
+    stem, ending = os.path.splitext(name)
+    os.makedirs(folder, exist_ok=True)
+    for part in unfinished(path):
+        _remove_if_left(part)
+    while True:
+        handle, temporary = tempfile.mkstemp(prefix=f".{stem}.", suffix=f".part{ending}", dir=folder)
+        _take(handle)
+        if os.fstat(handle).st_nlink:  # else another process took it for left behind before it was locked
+            return handle, temporary
+        os.close(handle)
+
+
+def _take(handle):
+    """Whether a file could be locked by its handle, without waiting. On Windows never: nothing is cleaned there."""
+    if os.name != "posix":
+        return False
+    import fcntl
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # somebody has it, or the file system knows no locks
+        return False
+    return True
+
+
+def _remove_if_left(part):
+    """Remove a temporary file that nobody writes any more."""
+    try:
+        handle = os.open(part, os.O_RDWR)
+    except OSError:  # gone meanwhile, or not ours
+        return
+    try:
+        if _take(handle):
+            os.remove(part)
+    except FileNotFoundError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def remove_left(folder):
+    """Remove the temporary files in a folder that killed processes have left."""
+    for name in os.listdir(folder):
+        if name.startswith(".") and (name.endswith(".part") or os.path.splitext(name)[0].endswith(".part")):
+            _remove_if_left(os.path.join(folder, name))
 
 
 def sync_folder(folder):
@@ -73,50 +123,30 @@ def unfinished(path):
     return glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(stem)}.*.part{glob.escape(ending)}"))
 
 
-def unfinished_in(folder, ending):
-    """As ``unfinished``, for all files of a folder with this ending."""
-    return glob.glob(os.path.join(glob.escape(os.fspath(folder)), f".*.part{glob.escape(ending)}"))
-
-
 @contextlib.contextmanager
-def owned(path, patience=0.0, advice="try again when it is done"):
+def owned(path, patience=0.0, advice="try again when it is done", what=None, keep=True):
     """Hold the lock file ``path`` while the block runs: of all processes (and threads) that ask, one has it.
 
     The system keeps the lock, not the file's existence: the lock of a process of this machine that was killed is free
-    at once, whatever the file says. The file stays; it names the owner's host and process, for the message of those who
-    ask in vain. Not every shared folder carries locks from machine to machine, so an owner on another machine counts
-    until it has ended well, or its file is removed.
+    at once, whatever the file says. The file names the owner's host and process, for the message of those who ask in
+    vain. Not every shared folder carries locks from machine to machine, so an owner on another machine counts until it
+    has ended well, or its file is removed.
 
     Args:
         path: lock file; made when missing, beside what it guards.
         patience: seconds to wait for another owner.
         advice: what to do where another has it.
+        what: what it guards, for messages; by default its folder.
+        keep: whether the file stays, empty.
 
     Raises:
         InputError: another process has it, or the file cannot be written or locked.
     """
-    here = platform.node() or "this machine"
-    path, stop = os.path.abspath(path), time.monotonic() + patience
-    try:
-        file = open(path, "a+", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write the lock {path}: {error.strerror or error}") from error
-    with file:
-        while True:
-            free = _lock(file)
-            file.seek(0)
-            owner = file.read(300).strip()
-            elsewhere = free and " on " in owner and owner.rpartition(" on ")[2] != here
-            if free and not elsewhere:
-                break
-            if time.monotonic() >= stop:
-                gone = f"; if that process has ended, remove {path}" if elsewhere else ""
-                raise InputError(f"{os.path.dirname(path)} is being changed by {owner or 'another process'}; "
-                                 f"{advice}{gone}")
-            time.sleep(0.01)
+    path = os.path.abspath(path)
+    with _locked(path, time.monotonic() + patience, advice, what or os.path.dirname(path)) as file:
         try:
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {here}\n")
+            file.write(f"process {os.getpid()} on {_host()}\n")
             file.flush()
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -126,6 +156,60 @@ def owned(path, patience=0.0, advice="try again when it is done"):
             yield
         finally:
             file.truncate(0)
+            if not keep and os.name == "posix":  # those who wait for it see that it is gone, and make another one
+                os.remove(path)
+
+
+@contextlib.contextmanager
+def sole_writer(path, advice):
+    """Inside, no other process makes the product ``path``, a file or a folder. Its lock file goes with the block.
+
+    Raises:
+        InputError: another one does (``advice`` says what to do), or the folder cannot be written.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
+    with owned(os.path.join(folder, f".{name}.lock"), advice=advice, what=path, keep=False):
+        yield
+
+
+def _host():
+    return platform.node() or "this machine"
+
+
+def _locked(path, stop, advice, what):
+    """The lock file ``path``, open and locked; see ``owned``."""
+    while True:
+        try:
+            file = open(path, "a+", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise InputError(f"cannot write the lock {path}: {error.strerror or error}") from error
+        try:
+            free = _lock(file)
+            file.seek(0)
+            owner = file.read(300).strip()
+            elsewhere = free and " on " in owner and owner.rpartition(" on ")[2] != _host()
+            if free and not elsewhere and _is_at(file, path):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()
+        if (elsewhere or not free) and time.monotonic() >= stop:
+            gone = f"; if that process has ended, remove {path}" if elsewhere else ""
+            raise InputError(f"{what} is being changed by {owner or 'another process'}; {advice}{gone}")
+        time.sleep(0.01)
+
+
+def _is_at(file, path):
+    """Whether an open file still is the one of that name; its last owner may have removed it."""
+    try:
+        return os.name != "posix" or os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file):

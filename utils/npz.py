@@ -120,6 +120,19 @@ def read_npz(path, names=None):
         raise InputError(f"{path} is no readable .npz file of plain arrays ({reason})") from None
 
 
+def read_npy(path):
+    """The array of an .npy file of plain numbers. Raises InputError: missing, damaged, or of another kind."""
+    try:
+        with open(path, "rb") as file:
+            shape, fortran, dtype = _npy_header(file, "it")
+            room = os.fstat(file.fileno()).st_size - file.tell()
+            if dtype.kind not in "fiub" or math.prod(shape) * dtype.itemsize != room:
+                raise ValueError("it is no array of plain numbers, or its shape does not fit its bytes")
+            return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if fortran else "C")
+    except Exception as error:  # numpy reads the header as Python text, which can be wrong in many ways
+        raise InputError(f"{path} is damaged ({' '.join(str(error).split())[:120]})") from None
+
+
 def check_growth(path, size):
     """Raise InputError where ``size`` bytes of arrays are beyond the limit and far more than the file ``path`` has."""
     if size > UNPACKED_FACTOR * os.path.getsize(path):

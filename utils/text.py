@@ -4,6 +4,9 @@ Written here instead of taken from scikit-learn: the query path (deploy/) would 
 100 MB, for a dictionary look-up and a division, and scikit-learn keeps a fitted vectoriser only as a pickle. Sixty
 lines and a JSON file serve every engine, and the counting is the same on every machine.
 """
+import functools
+import hashlib
+import json
 import math
 import re
 import unicodedata
@@ -106,6 +109,11 @@ class Vectorizer:
         if self.kind == "tfidf":
             rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return rows
+
+    @functools.cached_property
+    def digest(self):
+        """16 hex digits that change whenever the rows of a text could change."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode("ascii")).hexdigest()[:16]
 
     # the file ---------------------------------------------------------------------------------------------------
     def to_dict(self):

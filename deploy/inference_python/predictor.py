@@ -1,11 +1,8 @@
 """A model folder that export_model.py or deploy/slim/quantize.py wrote, run by Paddle Inference."""
-import os
-
 from deploy.folder_encoder import FolderEncoder
+from deploy.model_folder import graph_files
 from utils.errors import InputError
 from utils.paddle_inference import Graph, first_line, make_config
-
-GRAPHS = (".json", ".pdmodel")
 
 
 class Predictor(FolderEncoder):
@@ -45,7 +42,8 @@ class Predictor(FolderEncoder):
         self._image = self._load(self.manifest["image"]["prefix"])
 
     def _load(self, prefix):
-        graph, weights = _graph_files(self.model_dir, prefix)
+        graph, weights = graph_files(self.model_dir, self.manifest, prefix)
+        _check_version(graph)
         config = make_config(graph, weights, **self._options)
         try:
             return Graph(config)
@@ -63,16 +61,9 @@ class Predictor(FolderEncoder):
                 "cpu_math_library_num_threads": config.cpu_math_library_num_threads()}
 
 
-def _graph_files(model_dir, prefix):
-    """Paths of a graph and its weights; the graph's ending depends on the Paddle that wrote it."""
+def _check_version(graph):
+    """Raise InputError where this Paddle cannot read a graph."""
     import paddle  # after the checks of the folder: its import takes a second
-    graphs = [os.path.join(model_dir, prefix + ending) for ending in GRAPHS]
-    found = [path for path in graphs if os.path.isfile(path)]
-    weights = os.path.join(model_dir, prefix + ".pdiparams")
-    if not found or not os.path.isfile(weights):
-        raise InputError(f"{model_dir} holds no {prefix}.json or {prefix}.pdmodel with {prefix}.pdiparams; "
-                         "export the model again")
-    if paddle.__version__.startswith("2.") and found[0].endswith(".json"):
-        raise InputError(f"{found[0]} was written by Paddle 3 and Paddle {paddle.__version__} cannot read it; "
+    if paddle.__version__.startswith("2.") and graph.endswith(".json"):
+        raise InputError(f"{graph} was written by Paddle 3 and Paddle {paddle.__version__} cannot read it; "
                          "export with --format pdmodel or install Paddle 3")
-    return found[0], weights

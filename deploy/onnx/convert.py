@@ -21,6 +21,7 @@ from deploy.model_folder import (  # noqa: E402
     VECTORIZER,
     copy_files,
     float_export,
+    graph_files,
     new_folder,
     write_manifest,
 )
@@ -103,7 +104,8 @@ def convert(model_dir, save_dir, opset=OPSET, converter=sys.executable):
         version = None
         for part in ("image", "text"):
             if manifest.get(part):
-                version = convert_graph(model_dir, manifest[part]["prefix"], temporary, opset, converter)
+                files = graph_files(model_dir, manifest, manifest[part]["prefix"])
+                version = convert_graph(*files, temporary, opset, converter)
         copy_files(model_dir, temporary, {VECTORIZER, TRAINED_ON} & set(manifest["files"]))
         write_manifest(temporary, {**manifest, "engine": "onnx", "onnx": {"opset": opset, "converter": version}})
         return check(model_dir, temporary)
@@ -116,18 +118,17 @@ def need_onnxruntime():
                          f"--deploy, or pip install onnxruntime=={ONNXRUNTIME}")
 
 
-def convert_graph(model_dir, prefix, folder, opset, converter):
-    """Write ``<prefix>.onnx`` into ``folder``; returns the converter's name and version."""
-    ending = next((e for e in CONVERTERS if os.path.isfile(os.path.join(model_dir, prefix + e))), None)
-    if ending is None:
-        raise InputError(f"{model_dir} holds no {prefix}.json or {prefix}.pdmodel; export the model again")
-    source, target = (os.path.abspath(os.path.join(f, prefix)) for f in (model_dir, folder))
-    done = start_child(converter, [source + ending, source + ".pdiparams", target + ".onnx", str(opset)], folder)
+def convert_graph(graph, weights, folder, opset, converter):
+    """Write a graph as ``.onnx`` of the same name into ``folder``; returns the converter's name and version."""
+    graph, weights, folder = map(os.path.abspath, (graph, weights, folder))
+    stem, ending = os.path.splitext(graph)
+    target = os.path.join(folder, os.path.basename(stem) + ".onnx")
+    done = start_child(converter, [graph, weights, target, str(opset)], folder)
     if done.returncode == MISSING:
         raise InputError(not_there(converter, done.stdout, ending))
-    if done.returncode or not os.path.isfile(target + ".onnx"):
+    if done.returncode or not os.path.isfile(target):
         how = f"crashed (signal {-done.returncode})" if done.returncode < 0 else "failed"
-        raise InputError(f"paddle2onnx {how} on {source}{ending}: {last_line(done.stdout)}; the version for it is "
+        raise InputError(f"paddle2onnx {how} on {graph}: {last_line(done.stdout)}; the version for it is "
                          f"{version_for(ending)}, --converter PYTHON takes it from another environment")
     return next(line for line in done.stdout.splitlines() if line.startswith("paddle2onnx "))
 

@@ -1,9 +1,8 @@
 """An ONNX model folder that deploy/onnx/convert.py wrote, run by onnxruntime. Needs no Paddle."""
-import os
-
 import numpy as np
 
 from deploy.folder_encoder import FolderEncoder
+from deploy.model_folder import graph_files
 from utils.cpu import threads as usable_threads
 from utils.errors import InputError
 
@@ -61,10 +60,7 @@ class OnnxPredictor(FolderEncoder):
         self._image = self._load(self.manifest["image"]["prefix"])
 
     def _load(self, prefix):
-        path = os.path.join(self.model_dir, prefix + ".onnx")
-        if not os.path.isfile(path):
-            raise InputError(f"{self.model_dir} holds no {prefix}.onnx; convert the model again with "
-                             "deploy/onnx/convert.py")
+        path, = graph_files(self.model_dir, self.manifest, prefix)
         return _Session(path, self._threads)
 
     def runtime(self):

@@ -105,7 +105,7 @@ def quantize(options):
     stem = os.path.join(options.model_dir, manifest["image"]["prefix"])
     if len(manifest["image"]["input"]) != 3:
         raise InputError(f"{options.model_dir} reads feature vectors: there is no network to quantise")
-    if not os.path.isfile(stem + ".pdmodel"):
+    if os.path.basename(stem) + ".pdmodel" not in manifest["files"]:
         raise InputError(f"{stem}.pdmodel is missing: Paddle quantises graphs of that form only; export the model with "
                          "export_model.py --format pdmodel")
     images = calibration(manifest, options)

@@ -10,11 +10,16 @@ import zlib
 import numpy as np
 
 from utils.errors import InputError
+from utils.files import sole_writer
 from utils.progress import Progress
 from utils.retrieval.codes import CodeFile, stored
 from utils.retrieval.encode import need_codes
 from utils.retrieval.hamming import pack
 from utils.retrieval.score import modality_tag
+from utils.schema import anything, check, table
+
+ADVICE = "wait for it, or give another --code-file"
+_OF_GALLERY = table({"stamps": anything, "broken": anything, "sha256": anything}, others=anything)
 
 
 def code_name(method, bits, modality="image", precision="fp32", what="database"):
@@ -43,6 +48,8 @@ def code_file(encoder, split, encoded, role, modality, request, classes, root=No
             "skipped": len(split) - len(encoded.positions), "precision": encoder.precision,
             "engine": encoder.engine, "method": encoder.manifest["method"], "classes": list(classes),
             "root": getattr(split.images, "root", root)}
+    if modality == "text" and encoder.vectorizer is not None:
+        meta["vectorizer"] = encoder.vectorizer.digest
     return CodeFile(codes=encoded.codes if relaxed is None else pack(relaxed), bits=encoder.bits, ids=ids,
                     labels=labels, fingerprint=encoder.fingerprint, meta=meta, relaxed=relaxed)
 
@@ -69,6 +76,8 @@ class CodeStore:
     def open(self, path, modality="image", rebuild=False, check_data=True, keep_relaxed=False):
         """Load the code file at ``path``, or build and save it when there is none (or ``rebuild``).
 
+        One process at a time makes or changes it.
+
         Args:
             check_data: compare the file with the data set's lists too (reads them); the file of a gallery is brought
                 up to date and saved.
@@ -76,24 +85,25 @@ class CodeStore:
 
         Raises:
             InputError: the file was made by other weights, from other data, or from the other modality, or it has no
-                relaxed codes and they are wanted.
+                relaxed codes and they are wanted; another process is making it.
         """
         if rebuild or not os.path.exists(path):
-            codefile = self.build(modality=modality, relaxed=keep_relaxed)
-            if keep_relaxed:
-                codefile.relaxed = stored(codefile.relaxed)
-            codefile.save(path)
-            self.say(f"----- Save code of database in {path}")
-            return codefile
+            with sole_writer(path, ADVICE):
+                if rebuild or not os.path.exists(path):  # else it has been made meanwhile
+                    return self._make(path, modality, keep_relaxed)
         codefile = CodeFile.load(path, fingerprint=self.fingerprint)
         self._check_origin(path, codefile.meta, modality)
         if keep_relaxed and codefile.relaxed is None:
             raise InputError(f"{path} was made without --keep-relaxed; --rebuild makes it anew, or leave the flag out")
         if check_data and self.data.gallery is not None:
-            fresh = self.refresh(codefile, modality)
-            if fresh is not None:
-                codefile = fresh
-                codefile.save(path)
+            check(codefile.meta, _OF_GALLERY, path, "give another --code-file or --rebuild")
+            if self._changes(codefile, modality):
+                with sole_writer(path, ADVICE):
+                    codefile = CodeFile.load(path, fingerprint=self.fingerprint)  # it may have been changed meanwhile
+                    fresh = self.refresh(codefile, modality)
+                    if fresh is not None:
+                        codefile = fresh
+                        codefile.save(path)
         elif check_data and codefile.meta.get("sha256") not in (None, self.data.protocol.database.sha256()):
             raise InputError(f"{path} was built from another list of {self.data.name} than the one found now; "
                              "give another --code-file or --rebuild")
@@ -102,6 +112,14 @@ class CodeStore:
             self.say(f"----- Note: the database codes are {precision}, the query's {self.encoder.precision}: some bits "
                      "may differ")
         self.say(f"----- Load code of database from {path} ({len(codefile)} items)")
+        return codefile
+
+    def _make(self, path, modality, keep_relaxed):
+        codefile = self.build(modality=modality, relaxed=keep_relaxed)
+        if keep_relaxed:
+            codefile.relaxed = stored(codefile.relaxed)
+        codefile.save(path)
+        self.say(f"----- Save code of database in {path}")
         return codefile
 
     def _check_origin(self, path, meta, modality):
@@ -116,6 +134,10 @@ class CodeStore:
         if meta.get("modality", modality) != modality:
             raise InputError(f"{path} holds {meta['modality']} codes, {modality} codes are wanted; give another "
                              "--code-file")
+        reads = self.encoder.vectorizer
+        if "vectorizer" in meta and reads is not None and meta["vectorizer"] != reads.digest:
+            raise InputError(f"{path} holds codes of texts that another text vectoriser has read; give another "
+                             "--code-file or --rebuild")
 
     def build(self, role="database", modality="image", relaxed=False):
         """Encode a split of the data set into a CodeFile (not yet saved), with the codes before the sign if asked.
@@ -154,16 +176,11 @@ class CodeStore:
         Raises:
             InputError: the gallery is not there, or not one item of it can be read.
         """
-        split, meta = self.data.protocol.database, codefile.meta
-        now = _stamps(split, modality, range(len(split)))["stamps"]
-        row = {item: i for i, item in enumerate(codefile.ids) if meta["stamps"][i] is not None}
-        kept = [row[item] if item in row and meta["stamps"][row[item]] == stamp else -1
-                for item, stamp in zip(split.ids, now)]
-        todo = [i for i, (item, stamp) in enumerate(zip(split.ids, now)) if kept[i] < 0 and
-                (item not in meta["broken"] or meta["broken"][item] != stamp)]
-        gone = len(set(codefile.ids) - set(split.ids))
-        if not todo and not gone and meta["sha256"] == split.sha256():
+        changes = self._changes(codefile, modality)
+        if changes is None:
             return None
+        kept, todo, gone = changes
+        split, meta = self.data.protocol.database, codefile.meta
         codes, relaxed, good = codefile.codes, codefile.relaxed, []
         if todo:
             fresh, good, _ = self._encode(split.select(todo), "new", modality, relaxed is not None)
@@ -183,6 +200,23 @@ class CodeStore:
         return CodeFile(codes=codes[rows], bits=codefile.bits, ids=[split.ids[i] for i in positions],
                         labels=None if split.labels is None else split.labels[positions],
                         fingerprint=codefile.fingerprint, meta=meta, relaxed=None if relaxed is None else relaxed[rows])
+
+
+    def _changes(self, codefile, modality):
+        """What a gallery has that its code file has not; None where both agree.
+
+        Returns:
+            (row of each item in the code file, or -1; positions to encode; number of items that are gone).
+        """
+        split, meta = self.data.protocol.database, codefile.meta
+        now = _stamps(split, modality, range(len(split)))["stamps"]
+        row = {item: i for i, item in enumerate(codefile.ids) if meta["stamps"][i] is not None}
+        kept = [row[item] if item in row and meta["stamps"][row[item]] == stamp else -1
+                for item, stamp in zip(split.ids, now)]
+        todo = [i for i, (item, stamp) in enumerate(zip(split.ids, now)) if kept[i] < 0 and
+                (item not in meta["broken"] or meta["broken"][item] != stamp)]
+        gone = len(set(codefile.ids) - set(split.ids))
+        return (kept, todo, gone) if todo or gone or meta["sha256"] != split.sha256() else None
 
 
 def _words(request):

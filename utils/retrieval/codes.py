@@ -28,8 +28,8 @@ _ROWS = 8192  # rows unpacked at once: bounds the memory of code_health
 _ARRAYS = ("header", "ids", "codes", "label_bits", "relaxed")
 # what the commands look at; whoever makes code files may note more
 _META = table({}, {"classes": each(text()), "modality": one_of("image", "text"), "sha256": text(),
-                   "precision": text(), "root": either(text()), "skipped": whole(0), "stamps": each(either(whole())),
-                   "broken": mapping(either(whole())),
+                   "precision": text(), "vectorizer": text(), "root": either(text()), "skipped": whole(0),
+                   "stamps": each(either(whole())), "broken": mapping(either(whole())),
                    "data": table({}, {"gallery": text(), "dataset": text(), "split_seed": either(whole(0)),
                                       "sizes": mapping(scalar)}, others=anything)}, others=anything)
 _HEADER = table({"bits": whole(1), "items": whole(0), "classes": either(whole(1)), "fingerprint": text(),

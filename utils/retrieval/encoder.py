@@ -1,5 +1,5 @@
 """What makes codes, whatever runs it: a live method, Paddle Inference, onnxruntime. Stated here once."""
-from typing import Callable, Optional, Protocol
+from typing import Any, Callable, Optional, Protocol
 
 import numpy as np
 
@@ -14,7 +14,8 @@ class Encoder(Protocol):
         precision: ``fp32``, ``bf16`` or ``int8``: codes of other precisions differ in some bits.
         engine: what runs it, for people; results and code files name it.
         manifest: plain values that say how to feed it (deploy/model_folder.py).
-        vectorizer: object with ``transform(texts)`` -> float32 [N, T] for texts, or None.
+        vectorizer: object with ``transform(texts)`` -> float32 [N, T] for texts, and ``digest``; or None. The
+            fingerprint does not cover it; code files of texts carry its digest beside.
     """
 
     bits: int
@@ -22,7 +23,7 @@ class Encoder(Protocol):
     precision: str
     engine: str
     manifest: dict
-    vectorizer: Optional[object]
+    vectorizer: Optional[Any]
 
     def prepare(self, sample: Callable[[], Optional[np.ndarray]]) -> None:
         """Called before many pictures are encoded: time to choose what runs fast.

@@ -25,7 +25,6 @@ from utils.retrieval.codes import CodeFile
 from utils.retrieval.shard_rows import concatenate, encode_ids, id_keys
 
 MANIFEST = "manifest.json"
-SHARD_ENDING = ".codes"
 _FORMAT = "PaddleDeepHash code shards"
 _VERSION = 1
 _TRIES = 50  # a writer may replace shards between a reader's look at the manifest and at the shards
@@ -291,4 +290,4 @@ def _allow_files(count):
 
 def shard_name(number):
     """File name of a shard."""
-    return f"shard-{number:08d}{SHARD_ENDING}"
+    return f"shard-{number:08d}.codes"

@@ -1,12 +1,11 @@
 """Writing a new collection of code shards, by any number of processes."""
-import contextlib
 import dataclasses
 import os
 
 from utils.errors import InputError
-from utils.files import unfinished_in
+from utils.files import remove_left
 from utils.retrieval.code_shards import Shard, repeated_id, write_shard
-from utils.retrieval.shard_set import SHARD_ENDING, CodesInfo, ShardSet, shard_name, write_manifest
+from utils.retrieval.shard_set import CodesInfo, ShardSet, shard_name, write_manifest
 
 
 class ShardWriter:
@@ -78,9 +77,7 @@ class ShardWriter:
             raise InputError(f"the id {twice!r} stands in two places of {self.folder}: every item needs its own")
         os.makedirs(self.folder, exist_ok=True)
         write_manifest(self.folder, self.info, entries)
-        for path in unfinished_in(self.folder, SHARD_ENDING):
-            with contextlib.suppress(FileNotFoundError):  # another process publishes, too
-                os.remove(path)
+        remove_left(self.folder)
         return ShardSet(self.folder)
 
     def _check(self, shard):

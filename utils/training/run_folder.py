@@ -7,7 +7,7 @@ import signal
 import sys
 
 from utils.errors import InputError
-from utils.files import owned, unfinished
+from utils.files import owned, remove_left
 from utils.training.checkpoint import BEST, LATEST, load_checkpoint
 from utils.training.distributed import is_main
 from utils.training.logger import say_last
@@ -52,9 +52,7 @@ def clean_folder(folder, new):
     """Remove what a killed run has left unfinished and, for a ``new`` run, the products of an earlier one, so that none
     of them passes for one of this run.
     """
-    for name in (BEST, LATEST):
-        for part in unfinished(os.path.join(folder, name)):
-            os.remove(part)
+    remove_left(folder)
     for name in (BEST, LATEST, "result.json") if new else ():
         if os.path.exists(os.path.join(folder, name)):
             os.remove(os.path.join(folder, name))
