@@ -29,7 +29,7 @@ from utils.training import checkpoint, trainer
 from utils.training.distributed import broadcast, is_main, world_size
 from utils.training.evaluator import Evaluator, describe, save_curves, validation_splits
 from utils.training.features import FeatureSource
-from utils.training.logger import RunLog, fold
+from utils.training.logger import RunLog, fold, need_visualdl
 from utils.training.result import write_result
 from utils.training.run_folder import clean_folder, is_new, keep_old_run, own_folder
 from utils.training.seeding import derive, seed_everything
@@ -107,6 +107,8 @@ def prepare(recipe, options):
     Raises:
         InputError: whatever is wrong with settings, files and data.
     """
+    if options["visualdl"]:
+        need_visualdl()
     # stored with the checkpoint: the same data from every folder
     recipe = {**recipe, **{key: os.path.abspath(recipe[key]) for key in ("data_path", "list_dir") if recipe[key]}}
     method_class = METHODS[recipe["method"]]

@@ -1,11 +1,15 @@
 #!/bin/sh
 # Make the virtual environment and install the pinned requirements. Quick and says so when nothing is to do.
 #
-#   sh scripts/setup.sh [--test] [--deploy] [--service]
+#   sh scripts/setup.sh [--test] [--deploy] [--service] [--visualdl]
 #
-#   --test     the test requirements too
-#   --deploy   onnxruntime and paddle2onnx too: deploy/onnx and its TIPC chain
-#   --service  fastapi and uvicorn too: deploy/service
+#   --test      the test requirements too
+#   --deploy    onnxruntime and paddle2onnx too: deploy/onnx and its TIPC chain
+#   --service   fastapi and uvicorn too: deploy/service
+#   --visualdl  VisualDL too: the flag --visualdl of training
+#
+# What runs is installed with hashes (pip --require-hashes) where locks/ has the Paddle that is asked for: a file that
+# is not the one that was locked is refused.
 #
 # Environment:
 #   PYTHON            interpreter, 3.9 to 3.12 (default: the first of python3, python3.12 ... python3.9, python)
@@ -75,12 +79,14 @@ pip_install() {
 want_tests=no
 want_deploy=no
 want_service=no
+want_visualdl=no
 for argument; do
     case $argument in
         --test) want_tests=yes ;;
         --deploy) want_deploy=yes ;;
         --service) want_service=yes ;;
-        *) die "unknown argument $argument; sh scripts/setup.sh [--test] [--deploy] [--service]" ;;
+        --visualdl) want_visualdl=yes ;;
+        *) die "unknown argument $argument; sh scripts/setup.sh [--test] [--deploy] [--service] [--visualdl]" ;;
     esac
 done
 
@@ -112,26 +118,34 @@ fi
 
 # The stamps are written last: what was interrupted is done again.
 stamp=$VENV/.installed
-base=$(cat requirements.txt requirements-lock.txt | digest "$package" "$PADDLE_VERSION" "$index" "$PADDLECLAS" "${version%.*}")
+lock=locks/$package-$PADDLE_VERSION.txt
+[ -f "$lock" ] && [ -z "$index" ] || lock=
+base=$(cat requirements.txt requirements-lock.txt ${lock:+"$lock"} | digest "$package" "$PADDLE_VERSION" "$index" "$PADDLECLAS" "${version%.*}")
 tests=$(digest "$base" <requirements-test.txt)
 service=$(digest "$base" <requirements-service.txt)
 # what converts the graphs that this Paddle writes
 case $PADDLE_VERSION in 2.*) paddle2onnx=1.3.1 ;; *) paddle2onnx=2.1.0 ;; esac
 deploy=$(digest "$base" "$paddle2onnx" <requirements-deploy.txt)
+visualdl=$(digest "$base" <requirements-visualdl.txt)
 
 if [ "$(cat "$stamp" 2>/dev/null)" = "$base" ]; then
     echo "$VENV is up to date (Python $version, $package $PADDLE_VERSION): install skipped"
 else
     echo "installing $package $PADDLE_VERSION and the requirements into $VENV (0.5 GB to download, 1.6 GB on disk, some minutes)"
-    rm -f "$stamp" "$stamp-test" "$stamp-deploy" "$stamp-service"
+    rm -f "$stamp" "$stamp-test" "$stamp-deploy" "$stamp-service" "$stamp-visualdl"
     # the two packages share their files: one must be gone before the other comes
     case $PADDLE_DEVICE in cpu) other=paddlepaddle-gpu ;; *) other=paddlepaddle ;; esac
     if "$VENV/bin/python" -m pip show --quiet "$other" 2>/dev/null; then
         "$VENV/bin/python" -m pip uninstall --quiet --yes "$other" "$package"
     fi
-    pip_install ${index:+--extra-index-url "$index"} -c requirements-lock.txt -r requirements.txt \
-        "$package==$PADDLE_VERSION"
-    pip_install --no-deps "paddleclas==$PADDLECLAS"
+    if [ -n "$lock" ]; then
+        pip_install --require-hashes -r "$lock"
+    else
+        echo "note: locks/ has no $package $PADDLE_VERSION of this index: installed by version, without hashes"
+        pip_install ${index:+--extra-index-url "$index"} -c requirements-lock.txt -r requirements.txt \
+            "$package==$PADDLE_VERSION"
+    fi
+    pip_install --no-deps --require-hashes -r "locks/paddleclas-$PADDLECLAS.txt"
     echo "$base" >"$stamp"
 fi
 
@@ -146,6 +160,12 @@ if [ "$want_deploy" = yes ] && [ "$(cat "$stamp-deploy" 2>/dev/null)" != "$deplo
     pip_install -c requirements-lock.txt -r requirements-deploy.txt
     pip_install --no-deps "paddle2onnx==$paddle2onnx"
     echo "$deploy" >"$stamp-deploy"
+fi
+
+if [ "$want_visualdl" = yes ] && [ "$(cat "$stamp-visualdl" 2>/dev/null)" != "$visualdl" ]; then
+    echo "installing VisualDL into $VENV"
+    pip_install -c requirements-lock.txt -r requirements-visualdl.txt
+    echo "$visualdl" >"$stamp-visualdl"
 fi
 
 if [ "$want_service" = yes ] && [ "$(cat "$stamp-service" 2>/dev/null)" != "$service" ]; then

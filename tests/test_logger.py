@@ -1,6 +1,9 @@
 """What a run says: every line has its time, a step fits a terminal, long work shows progress where there is no bar."""
+import importlib.util
+import os
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,12 +48,36 @@ def test_time_left_is_that_of_the_run(monkeypatch):
     progress.close()
 
 
-def test_lines_of_a_run(run, shapes, tmp_path):
+def training(shapes, folder):
     sizes = [f"--{key.replace('_', '-')}={value}" for key, value in SHAPES_SIZES.items()]
-    done = run("main_single_gpu.py", "--method", "dhn", "--bit", 8, "--backbone", "ConvNet:width=4", "--no-pretrained",
-               "--resize-size", 36, "--crop-size", 32, "--batch-size", 16, "--epoch", 2, "--eval-epoch", 1,
-               "--log-step", 1, "--device", "cpu", "--no-visualdl", *sizes, "--data-path", shapes,
-               "--output-dir", tmp_path)
+    return ["main_single_gpu.py", "--method", "dhn", "--bit", 8, "--backbone", "ConvNet:width=4", "--no-pretrained",
+            "--resize-size", 36, "--crop-size", 32, "--batch-size", 16, "--epoch", 2, "--eval-epoch", 1,
+            "--log-step", 1, "--device", "cpu", *sizes, "--data-path", shapes, "--output-dir", folder]
+
+
+HIDDEN = """
+import importlib.util, runpy, sys
+found = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *more: None if name == "visualdl" else found(name, *more)
+sys.path.insert(0, "")
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_scalars_are_written_where_asked_for(run, shapes, tmp_path):
+    done = run("-c", HIDDEN, *training(shapes, tmp_path / "run"), "--visualdl", ok=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert "requirements-visualdl.txt" in done.stderr
+    if importlib.util.find_spec("visualdl") is None:
+        pytest.skip("visualdl is not installed")
+    run(*training(shapes, tmp_path / "run"), "--visualdl", "--stop-epoch", 1)
+    assert os.listdir(tmp_path / "run" / "vdl")
+
+
+def test_lines_of_a_run(run, shapes, tmp_path):
+    done = run(*training(shapes, tmp_path))
+    assert not (tmp_path / "vdl").exists()
     log = (tmp_path / "train.log").read_text()
     assert log == done.stdout
     lines = log.splitlines()

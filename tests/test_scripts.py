@@ -17,7 +17,8 @@ SCRIPTS = [*(path for folder in ("scripts", "test_tipc", "benchmarks") for path 
 def repo(tmp_path):
     """A copy of the scripts and requirements: set-ups and runs leave the real repository alone."""
     folder = tmp_path / "a repo"
-    shutil.copytree(ROOT / "scripts", folder / "scripts")
+    for name in ("scripts", "locks"):
+        shutil.copytree(ROOT / name, folder / name)
     for path in ROOT.glob("requirements*.txt"):
         shutil.copy(path, folder)
     kernels = folder / "utils" / "retrieval"
@@ -96,9 +97,9 @@ def test_second_set_up_installs_nothing_and_says_so(repo, python):
     first = sh(repo, "setup.sh", PYTHON=python.path)
     assert "skipped" not in first.stdout
     calls = python.installs()
-    assert any("paddlepaddle==3.3.1" in call and "-r requirements.txt" in call for call in calls)
+    assert "--require-hashes -r locks/paddlepaddle-3.3.1.txt" in calls[0] and len(calls) == 2
     # paddleclas comes last and brings no dependencies of its own
-    assert "--no-deps" in calls[-1] and "paddleclas==2.6.0" in calls[-1]
+    assert "--no-deps --require-hashes -r locks/paddleclas-2.6.0.txt" in calls[-1]
     second = sh(repo, "setup.sh")
     assert "install skipped" in second.stdout and python.installs() == []
 
@@ -121,6 +122,8 @@ def test_test_requirements_come_once_and_on_top(repo, python):
     assert len(calls := python.installs()) == 1 and "requirements-test.txt" in calls[0]
     sh(repo, "setup.sh", "--test")
     assert python.installs() == []
+    sh(repo, "setup.sh", "--visualdl")
+    assert len(calls := python.installs()) == 1 and "requirements-visualdl.txt" in calls[0]
 
 
 @pytest.mark.parametrize("flag, file", [("--service", "requirements-service.txt"),
@@ -142,9 +145,13 @@ def test_changed_requirements_or_versions_are_installed(repo, python):
     sh(repo, "setup.sh")
     assert python.installs()
     sh(repo, "setup.sh", PADDLE_VERSION="2.6.2")
-    assert any("paddlepaddle==2.6.2" in call for call in python.installs())
+    assert any("locks/paddlepaddle-2.6.2.txt" in call for call in python.installs())
     sh(repo, "setup.sh", PADDLE_VERSION="2.6.2")
     assert python.installs() == []
+    # another Paddle, or one of another index, is in no lock
+    for more in ({"PADDLE_VERSION": "3.2.0"}, {"PADDLE_INDEX_URL": "https://example.org/cpu/"}):
+        assert "without hashes" in sh(repo, "setup.sh", **more).stdout
+        assert any("-r requirements.txt" in call and "paddlepaddle==" in call for call in python.installs())
 
 
 def test_interrupted_install_is_done_again(repo, python):
@@ -153,7 +160,7 @@ def test_interrupted_install_is_done_again(repo, python):
     (python.folder / "pip_fails").unlink()
     python.installs()
     assert "skipped" not in sh(repo, "setup.sh").stdout
-    assert any("paddlepaddle==" in call for call in python.installs())
+    assert any("locks/paddlepaddle-" in call for call in python.installs())
 
 
 def test_gpu_takes_the_newest_wheel_of_the_public_index(repo, python):
@@ -285,6 +292,29 @@ def test_every_pin_is_exact():
             pin = line.split("; ")[0]  # what follows says where the pin holds
             comment = not line or line.startswith("#")
             assert comment or re.fullmatch(r"[A-Za-z0-9-]+==[0-9.a-z]+", pin), (path.name, line)
+
+
+@pytest.mark.parametrize("version", ["3.3.1", "2.6.2"])
+def test_a_lock_has_every_requirement_with_hashes(version):
+    """scripts/make_locks.sh is run when a requirement changes."""
+    text = (ROOT / "locks" / f"paddlepaddle-{version}.txt").read_text()
+    locked = [re.match(r"(\S+)==(\S+)( ; [^\\]+)? (.*)", entry.replace("\\\n", " ")).groups()
+              for entry in re.split(r"\n(?=\S)", text.strip())]
+    assert all(re.fullmatch(r"( *--hash=sha256:[0-9a-f]{64})+ *", hashes) for *_, hashes in locked)
+    everywhere = {f"{name}=={one}" for name, one, condition, _ in locked if not condition}
+    wanted = [line.lower() for line in (ROOT / "requirements.txt").read_text().splitlines() if line[:1] not in "#"]
+    assert {*filter(None, wanted), f"paddlepaddle=={version}"} <= everywhere
+    known = (ROOT / "requirements-lock.txt").read_text().splitlines() + wanted
+    assert {f"{name}=={one}" for name, one, condition, _ in locked if "win32" not in (condition or "")} - set(known) \
+        == {f"paddlepaddle=={version}"}
+    assert "://" not in text
+
+
+def test_licences_of_everything_installed_are_listed():
+    done = subprocess.run([sys.executable, ROOT / "scripts" / "licences.py"], stdout=subprocess.PIPE, text=True,
+                          check=True)
+    lines = {line.split()[0].lower(): line for line in done.stdout.splitlines()}
+    assert "BSD" in lines["numpy"] and "Apache" in lines["paddlepaddle"] and len(lines) > 30
 
 
 # runs --------------------------------------------------------------------------------------------

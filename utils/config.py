@@ -115,7 +115,7 @@ RUN = {
     "num_workers": Setting(2, "loader threads", low=0),
     "log_step": Setting(10, "steps between log lines", low=1),
     "curves": Setting(False, "PR, P@N, training curves"),
-    "visualdl": Setting(True, "scalars in <output_dir>/vdl"),
+    "visualdl": Setting(False, "scalars in <output_dir>/vdl (requirements-visualdl.txt)"),
     "feature_cache": Setting("auto", "folder of kept frozen features; auto: feature_store beside the run; none"),
     "nprocs": Setting(None, "ranks; default all GPUs, or 2", kind=int, low=1),
     "port": Setting(None, "first port of the ranks", kind=int, low=1, high=65535),

@@ -3,6 +3,7 @@
 On a terminal progress is a bar; elsewhere (a redirected log, a batch system) a line about every half minute.
 """
 import contextlib
+import importlib.util
 import os
 import re
 import sys
@@ -20,13 +21,20 @@ EVERY = 30.0  # seconds between two lines of progress
 _open_log = []  # the RunLog at hand; progress off a terminal goes to it
 
 
+def need_visualdl():
+    """Raise InputError where the package that writes VisualDL scalars is not installed."""
+    if importlib.util.find_spec("visualdl") is None:
+        raise InputError("--visualdl needs the package visualdl: pip install -r requirements-visualdl.txt, or leave "
+                         "the flag out")
+
+
 class RunLog:
     """Log of one run folder. Only rank 0 writes; on the other ranks every call does nothing.
 
     Args:
         folder: run folder, or None to print only.
         append: continue train.log (a resumed run) instead of starting it anew.
-        visualdl: write scalars to ``<folder>/vdl``.
+        visualdl: write scalars to ``<folder>/vdl``; see ``need_visualdl``.
 
     Raises:
         InputError: the folder cannot be made or written (here, or when the disk fills up).
@@ -42,7 +50,7 @@ class RunLog:
                 # line buffered: what was said is in the file when the process is killed
                 self.file = open(os.path.join(folder, LOG), "a" if append else "w", 1, encoding="utf-8")
             if visualdl:
-                from visualdl import LogWriter  # slow to import, and of no use elsewhere
+                from visualdl import LogWriter  # optional
                 self.scalars = LogWriter(logdir=os.path.join(folder, "vdl"), display_name=os.path.basename(folder))
         _open_log[:] = [self]
 
