@@ -53,7 +53,7 @@ def sparse(folder, items, rows=1 << 20):
     """A collection of full shards with holes in place of codes, ids and keys."""
     os.makedirs(folder)
     sizes = {"codes": rows * 8, "ends": rows * 8 + 8, "ids": 0, "keys": rows * 8, "key_rows": rows * 4, "meta": 2}
-    header, digest = make_header(CodesInfo(BITS), rows, 8, {name: (size, "") for name, size in sizes.items()})
+    header, digest = make_header(CodesInfo(BITS), rows, 8, {name: (size, "0" * 64) for name, size in sizes.items()})
     end = max(offset + size for offset, size, _ in json.loads(header[:HEADER - 65])["pieces"].values())
     entries = []
     for number in range(-(-items // rows)):

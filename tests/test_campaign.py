@@ -1,11 +1,17 @@
 """The campaign finds what it is there to find; its slices and all faults that it once found."""
 import json
+import random
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from tests.campaign import mutate
+from tests.campaign.formats import FORMATS
 from tests.conftest import ROOT
+from utils.errors import InputError
+from utils.text import Vectorizer
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and looks into /proc")
 
@@ -91,6 +97,28 @@ def test_a_careless_writer_is_found(tmp_path):
     assert found["careless"][1] > 3 and found["careless"][2] > 3
 
 
+@pytest.mark.parametrize("name", ["index", "codes .npz", "vectoriser", "manifest .jsonl", "weights .safetensors"])
+def test_forged_values_are_read_or_refused(tmp_path, name):
+    """What is written with right sizes and checksums, and with values that no writer of ours writes."""
+    form = next(one for one in FORMATS if one.name == name)
+    sound, changed, refused = tmp_path / "sound", tmp_path / "changed", 0
+    sound.mkdir()
+    if name == "vectoriser":
+        Vectorizer.fit(["a b c", "a d"]).save(sound / "vectorizer.json")
+    else:
+        form.make(sound, None)
+    for number in range(60):
+        shutil.copytree(sound, changed)
+        form.forge(changed, random.Random(number))
+        try:
+            form.read(str(changed))
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        shutil.rmtree(changed)
+    assert refused > 20
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part, names", [
     ("mutations", ["weights", "picture", "features", "shard", "manifest", "COCO", "CIFAR", "image list"])])
@@ -101,9 +129,6 @@ def test_a_slice_finds_nothing(run, part, names):
 
 
 def test_changes_are_the_same_again():
-    import random
-
-    from tests.campaign import mutate
     data = bytes(range(256)) * 4
     first, second = ([mutate.damaged(data, random.Random(i), "/canary", i % 2) for i in range(300)] for _ in range(2))
     assert first == second and sum(one != data for one in first) > 280

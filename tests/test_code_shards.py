@@ -259,9 +259,9 @@ def test_opening_reads_headers_only(tmp_path):
     """A file of 4 GB that takes no room on the disk: nothing of it is read."""
     rows = 1 << 27
     words = rows * 8
-    header, digest = code_shards.make_header(CodesInfo(64), rows, 8, {
-        "codes": (words, ""), "ends": (words + 8, ""), "ids": (0, ""), "keys": (words, ""), "key_rows": (rows * 4, ""),
-        "meta": (2, "")})
+    sizes = {"codes": words, "ends": words + 8, "ids": 0, "keys": words, "key_rows": rows * 4, "meta": 2}
+    header, digest = code_shards.make_header(CodesInfo(64), rows, 8, {name: (size, "0" * 64)
+                                                                      for name, size in sizes.items()})
     path = tmp_path / shard_set.shard_name(0)
     path.write_bytes(header)
     end = max(offset + size for offset, size, _ in json.loads(header[:-65])["pieces"].values())

@@ -28,15 +28,21 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import atomic_path
+from utils.plain_json import parse_json
 from utils.retrieval.codes import CodeFile
+from utils.retrieval.hamming import MAX_BITS
 from utils.retrieval.shard_rows import Rows
+from utils.schema import check, either, mapping, row, table, text, whole
 
 HEADER = 4096
 _FORMAT = "PaddleDeepHash code shard"
 _VERSION = 1
 _ALIGN = 64
 _RANGE = 1 << 24
-_REQUIRED = ("codes", "ends", "ids", "keys", "key_rows", "meta")
+DIGEST = text("[0-9a-f]{64}", "64 hex digits")
+_KIND = table({"format": text(), "version": whole(1), "bits": whole(1, MAX_BITS), "word": whole(1, 8), "rows": whole(0),
+               "labels": either(whole(1)), "fingerprint": text(), "precision": text(),
+               "pieces": mapping(row(whole(HEADER), whole(0), DIGEST))})
 
 
 # writing ------------------------------------------------------------------------------------
@@ -132,6 +138,7 @@ class Shard:
             if digest is not None and digest != self.digest:
                 raise InputError(f"{self.path} is not the shard that the manifest names (copied from elsewhere, or "
                                  "damaged): copy the folder again or encode again")
+            self._fit(header)
             self.size = max(offset + size for offset, size, _ in self._pieces.values())
             found = os.fstat(file.fileno()).st_size
             if found != self.size:
@@ -150,7 +157,7 @@ class Shard:
     def _read_header(self, data):
         text, digest = data[:HEADER - 65], data[HEADER - 65:]
         try:
-            header = json.loads(text)
+            header = parse_json(text)
             if header["format"] != _FORMAT:
                 raise ValueError("another format")
         except (ValueError, KeyError, TypeError) as error:
@@ -161,8 +168,25 @@ class Shard:
         self.digest = hashlib.sha256(text).hexdigest()
         if digest != self.digest.encode("ascii") + b"\n":
             raise InputError(f"{self.path} is damaged (its header): copy it again or encode again")
+        check(header, _KIND, self.path, "encode again")
         self._pieces = header["pieces"]
         return header
+
+    def _fit(self, header):
+        """Raise InputError unless the pieces are those of so many rows; ids and meta may have any size."""
+        rows, word = header["rows"], header["word"]
+        sizes = {"codes": -(-(-(-header["bits"] // 8)) // word) * rows * word, "ends": 8 * (rows + 1), "ids": None,
+                 "keys": 8 * rows, "key_rows": 4 * rows, "meta": None}
+        if header["labels"] is not None:
+            sizes["label_bits"] = rows * -(-header["labels"] // 8)
+        if "relaxed" in self._pieces:
+            sizes["relaxed"] = 2 * rows * header["bits"]
+        if word & word - 1 or set(sizes) != set(self._pieces):
+            raise InputError(f"{self.path} is damaged: its pieces are not those of a shard; encode again")
+        for name, wanted in sizes.items():
+            offset, size, _ = self._pieces[name]
+            if offset % _ALIGN or wanted not in (None, size):
+                raise InputError(f"{self.path} is damaged: its {name} do not fit its {rows} rows; encode again")
 
     def _array(self, name, dtype, shape=None):
         if name not in self._pieces:
@@ -178,7 +202,7 @@ class Shard:
     @property
     def meta(self):
         """What the writer noted, a dict."""
-        return json.loads(self._array("meta", np.uint8).tobytes())
+        return parse_json(self._array("meta", np.uint8).tobytes())
 
     def codes(self, rows=slice(None)):
         """Packed codes uint8 [n, ceil(bits / 8)] of rows (int array, mask or slice)."""
@@ -248,12 +272,13 @@ class Shard:
         Raises:
             InputError: a piece is damaged.
         """
-        missing = [name for name in _REQUIRED if name not in self._pieces]
-        if missing:
-            raise InputError(f"{self.path} is damaged: it lacks {', '.join(missing)}")
         for name, (offset, size, digest) in self._pieces.items():
             if hashlib.sha256(memoryview(self._map)[offset:offset + size]).hexdigest() != digest:
                 raise InputError(f"{self.path} is damaged (its {name}): copy it again or encode again")
+        ends = self._ends
+        if ends[0] != 0 or (ends[1:] < ends[:-1]).any() or ends[-1] != len(self._names) or \
+                not np.array_equal(np.sort(self._key_rows), np.arange(self.rows)):
+            raise InputError(f"{self.path} is damaged: its ids do not fit its rows; encode again")
 
 
 def repeated_id(parts):

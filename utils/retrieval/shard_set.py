@@ -20,13 +20,25 @@ import numpy as np
 
 from utils.errors import InputError
 from utils.files import write_text
-from utils.retrieval.code_shards import Shard, repeated_id
+from utils.plain_json import read_json
+from utils.retrieval.code_shards import DIGEST, Shard, repeated_id
 from utils.retrieval.codes import CodeFile
+from utils.retrieval.hamming import MAX_BITS
 from utils.retrieval.shard_rows import concatenate, encode_ids, id_keys
+from utils.schema import check, each, either, plain_table, table, text, truth, whole
 
 MANIFEST = "manifest.json"
 _FORMAT = "PaddleDeepHash code shards"
 _VERSION = 1
+_NAME = text(r"[A-Za-z0-9][\w.-]*", "the name of a file beside the manifest")
+_REMOVED = table({"name": _NAME, "rows": whole(0), "digest": DIGEST})
+_ENTRY = table({"name": _NAME, "rows": whole(0), "digest": DIGEST, "removed": either(_REMOVED)})
+_ENGINE = table({"name": text()}, {"lists": whole(1), "probes": whole(1), "recall": plain_table, "file": _NAME,
+                                   "digest": DIGEST, "epoch": whole(0), "rows": whole(0)})
+_KIND = table({"bits": whole(1, MAX_BITS), "fingerprint": text(), "precision": text(), "labels": either(whole(1)),
+               "classes": each(text()), "relaxed": truth, "meta": plain_table, "items": whole(0), "epoch": whole(0),
+               "next": whole(0), "engine": either(_ENGINE), "shards": each(_ENTRY), "format": text(),
+               "version": whole(1)})
 _TRIES = 50  # a writer may replace shards between a reader's look at the manifest and at the shards
 
 
@@ -97,9 +109,9 @@ def write_manifest(folder, info, shards, epoch=0, following=None, engine=None):
         shards: list of dicts ``name``, ``rows``, ``digest``, ``removed`` as in the manifest.
         epoch, engine: as in the manifest. following: number of the next file; that of ``shards`` by default.
     """
-    items = sum(entry["rows"] - (entry["removed"] or {"rows": 0})["rows"] for entry in shards)
-    manifest = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(info), "items": items, "epoch": epoch,
-                "next": len(shards) if following is None else following, "engine": engine, "shards": shards}
+    manifest = {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(info), "items": _items(shards),
+                "epoch": epoch, "next": len(shards) if following is None else following, "engine": engine,
+                "shards": shards}
     try:
         manifest["digest"] = _digest(manifest)
     except (TypeError, ValueError) as error:
@@ -115,11 +127,11 @@ def read_manifest(folder):
     """
     path = os.path.join(folder, MANIFEST)
     try:
-        with open(path, encoding="ascii") as file:
-            manifest = json.load(file)
+        manifest = read_json(path)
         found = manifest["format"], manifest["version"]
         if found[0] != _FORMAT:
             raise ValueError("another format")
+        whole_file = manifest.pop("digest", None) == _digest(manifest)
     except FileNotFoundError:
         raise InputError(f"no collection of codes at {folder}: it holds no {MANIFEST}; build one") from None
     except OSError as error:
@@ -128,9 +140,17 @@ def read_manifest(folder):
         raise InputError(f"{path} is damaged or no manifest of codes: copy it again or build again") from error
     if found[1] != _VERSION:
         raise InputError(f"{path} has format {found[1]}, this program reads {_VERSION}: build again")
-    if manifest.pop("digest", None) != _digest(manifest):
+    if not whole_file:
         raise InputError(f"{path} is damaged: copy it again or build again")
+    check(manifest, _KIND, path, "build again")
+    if manifest["items"] != _items(manifest["shards"]):
+        raise InputError(f"{path} is damaged: its shards have another number of items than it says; build again")
     return manifest
+
+
+def _items(entries):
+    """Rows of shards that are there."""
+    return sum(entry["rows"] - (entry["removed"] or {"rows": 0})["rows"] for entry in entries)
 
 
 def _digest(manifest):
