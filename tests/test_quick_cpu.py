@@ -45,9 +45,9 @@ def exported_operators(name, folder):
     backbone.eval()
     static = paddle.jit.to_static(backbone, input_spec=[paddle.static.InputSpec([None, 3, 64, 64], "float32")])
     paddle.jit.save(static, str(folder / "net"))
-    return {type(layer) for layer in backbone.sublayers()}, [
-        op.name() if hasattr(op, "name") else op.type
-        for op in paddle.jit.load(str(folder / "net")).program().global_block().ops]
+    program = paddle.jit.load(str(folder / "net")).program()  # keeps its operators alive: Paddle does not
+    return ({type(layer) for layer in backbone.sublayers()},
+            [op.name() if hasattr(op, "name") else op.type for op in program.global_block().ops])
 
 
 @pytest.mark.parametrize("name", ["SqueezeNet1_1", "AlexNet"])
