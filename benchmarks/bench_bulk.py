@@ -152,7 +152,7 @@ def kills(options, model, photos, folder):
         process = subprocess.Popen(command(options, model, photos, codes, *more), stdout=subprocess.PIPE)
         process.stdout.readline()  # the model is open
         try:
-            process.wait(rng.uniform(0, 4 * usual / options.kills))
+            process.wait(rng.uniform(0, 2 * usual / options.kills))
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
@@ -181,7 +181,7 @@ def main(argv):
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
     options = parser.parse_args(argv)
     paddle.base.core.set_num_threads(options.threads)
-    lines = [f"## Bulk encoding: `python benchmarks/bench_bulk.py {' '.join(argv)}`".replace(" `", "`").rstrip() + "\n",
+    lines = [f"## Bulk encoding: `{' '.join(['python benchmarks/bench_bulk.py', *argv])}`\n",
              f"{machine(options.threads, paddle=paddle.__version__)}; medians (lowest to highest).\n"]
     with tempfile.TemporaryDirectory() as folder:
         photos = options.folder or os.path.join(folder, "photos")
