@@ -7,7 +7,8 @@ import os
 import socket
 import sys
 
-from utils.errors import InputError, run_main
+from utils import streams
+from utils.errors import InputError, machine_fault, run_main
 
 
 def rank(parent, recipe, options, source):
@@ -15,6 +16,7 @@ def rank(parent, recipe, options, source):
     from engine import run
     from models import find_method
     from utils.training import ranks
+    streams.guard()
     ranks.join(options, parent)
     if "method_file" in recipe:  # the launcher found it in its own process
         find_method(recipe["method_file"])
@@ -22,6 +24,11 @@ def rank(parent, recipe, options, source):
         run(recipe, options, source)
     except InputError as error:  # the launcher looks for this name: a subclass would pass for a fault of the program
         raise InputError(str(error)) from None
+    except (MemoryError, OSError) as error:
+        fault = machine_fault(error)
+        if fault is None:
+            raise
+        raise InputError(fault) from error
 
 
 def check_ports(first, count):

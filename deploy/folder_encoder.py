@@ -7,8 +7,7 @@ import functools
 import numpy as np
 
 from deploy.model_folder import check_files, engine_of, open_vectorizer, read_manifest, read_trained_on
-from utils.errors import InputError
-from utils.paddle_inference import first_line
+from utils.errors import InputError, first_line
 from utils.retrieval.hamming import pack
 
 

@@ -84,10 +84,3 @@ class Graph:
         self._input.copy_from_cpu(np.ascontiguousarray(x, dtype="float32"))
         self._predictor.run()
         return self._output.copy_to_cpu()
-
-
-def first_line(error):
-    """The telling line of a Paddle error (its messages carry a C++ stack)."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if "Error" in line and "Traceback" not in line]
-    return (telling or lines or [type(error).__name__])[-1][:300]

@@ -1,8 +1,8 @@
 """A model folder that export_model.py or deploy/slim/quantize.py wrote, run by Paddle Inference."""
 from deploy.folder_encoder import FolderEncoder
 from deploy.model_folder import graph_files
-from utils.errors import InputError
-from utils.paddle_inference import Graph, first_line, make_config
+from utils.errors import InputError, first_line
+from utils.paddle_inference import Graph, make_config
 
 
 class Predictor(FolderEncoder):

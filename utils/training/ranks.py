@@ -88,6 +88,10 @@ def start(function, arguments, count, on_gpu, port=None):
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         ranks = paddle.distributed.spawn(function, args=(os.getpid(), *arguments), nprocs=count, join=False, **settings)
+    except BaseException:  # a rank could not be started: those that were wait for it, and Python would wait for them
+        for process in multiprocessing.active_children():
+            process.kill()
+        raise
     finally:
         signal.signal(signal.SIGINT, interrupt)
     try:
@@ -118,8 +122,9 @@ def _raise_fault(ranks):
     """Raise what has ended a job. Of all ranks' words the user's mistake counts: others fail because one is gone."""
     said = [queue.get() for queue in ranks.error_queues if not queue.empty()]
     for text in said:
-        if "InputError: " in text:
-            raise InputError(text.rsplit("InputError: ", 1)[1].strip())
+        for kind in ("InputError: ", "OutputError: "):
+            if kind in text:
+                raise InputError(text.rsplit(kind, 1)[1].strip())
     ended = [f"rank {i} ended with status {process.exitcode}" for i, process in enumerate(ranks.processes)
              if process.exitcode]
     raise RuntimeError("\n".join([", ".join(ended), *said[:1]]))

@@ -14,8 +14,8 @@ from paddle.static import InputSpec
 from paddle.utils import unique_name
 
 from utils.cpu import threads
-from utils.errors import InputError
-from utils.paddle_inference import Graph, first_line, make_config
+from utils.errors import InputError, first_line
+from utils.paddle_inference import Graph, make_config
 from utils.retrieval.flips import difference
 from utils.training.distributed import gather_objects, world_size
 
