@@ -91,16 +91,18 @@ def model_read(folder):
 
 
 def model_forge(folder, rng):
-    """Another value in the manifest or the vectoriser; ``write_manifest`` takes the digests anew."""
+    """Another value in the manifest or the vectoriser, with right digests."""
     from deploy import model_folder
     with open(folder / model_folder.MANIFEST, encoding="utf-8") as file:
         manifest = yaml.safe_load(file)
     if rng.random() < .25:
         tree = json.loads((folder / "vectorizer.json").read_text())
         (folder / "vectorizer.json").write_text(json.dumps(mutate.other_value(tree, rng)))
-        model_folder.write_manifest(folder, {key: manifest[key] for key in manifest if key not in ("format", "files")})
+        model_folder.write_manifest(folder, manifest)
     else:
-        write_yaml(folder / model_folder.MANIFEST, mutate.other_value(manifest, rng))
+        manifest = mutate.other_value({key: manifest[key] for key in manifest if key != "digest"}, rng)
+        digest = model_folder._digest({key: manifest[key] for key in manifest if key != "format"})
+        write_yaml(folder / model_folder.MANIFEST, {**manifest, "digest": digest})
 
 
 def vectorizer_make(folder, material):

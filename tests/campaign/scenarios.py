@@ -153,6 +153,23 @@ def changed_gallery(work, source):
     (work / "pictures" / "3.png").unlink()
 
 
+def bulk(work, source):
+    return ["deploy/inference_python/encode.py", "--model-dir", source / "model", "--gallery", work / "pictures",
+            "--save-dir", work / "index", "--shard-size", 4, "--workers", 1, "--threads", 1]
+
+
+def search(work, source):
+    return ["search.py", work / "pictures", "--model-dir", source / "model", "--index", work / "index"]
+
+
+def changed_photos(work, source):
+    """A folder that has changed since search.py looked at it."""
+    some_pictures(work)
+    material.run(*search(work, source))
+    some_pictures(work, numbers=range(12, 16))
+    (work / "pictures" / "3.png").unlink()
+
+
 def shard(work, _):
     return ["-m", "utils.datasets", "shard", work / "pictures", "--out", work / "shards", "--per-shard", 5]
 
@@ -216,8 +233,8 @@ def read_index(engine="exact"):
         if not (folder / "manifest.json").exists():
             return None
         rows = index_read(folder, engine)[0]
-        return {name: [codes, labels, relaxed] for batch in rows
-                for name, codes, labels, relaxed in zip(batch[1], batch[2], batch[3], batch[4])}
+        return {name: [column if column is None else column[i] for column in batch[2:5]]
+                for batch in rows for i, name in enumerate(batch[1])}
     return read
 
 
@@ -225,8 +242,12 @@ def index_names(work):
     """Files that the manifest names, and those beside the index."""
     from deploy.index.store import _files
     from utils.retrieval.shard_set import read_manifest
-    return {f"index/{name}" for name in (*_files(read_manifest(work / "index")), "manifest.json", ".lock")} | \
-        {"codes.npz", "more.npz"}
+    shards = _files(read_manifest(work / "index"))
+    others = {name for name in os.listdir(work / "index")
+              if not name.startswith((".", "shard-", "faiss-")) or name.endswith(".lock")}
+    return {f"index/{name}" for name in shards | others} | \
+        {os.path.relpath(path, work) for path in work.glob("*.npz")} | \
+        {os.path.relpath(path, work) for path in work.glob("pictures/*")}
 
 
 SCENARIOS = (
@@ -241,6 +262,9 @@ SCENARIOS = (
     Scenario("infer", nothing, infer, read_codes("out", "database_djsrh_12.npz"), said="Save code of database"),
     Scenario("predict, new gallery", some_pictures, predict, read_codes("gallery.npz"), said="Save code of database"),
     Scenario("predict, gallery refresh", changed_gallery, predict, read_codes("gallery.npz")),
+    Scenario("encode, many pictures", some_pictures, bulk, read_index(), names=index_names),
+    Scenario("search.py, changed folder", changed_photos, search, read_index(), steps=True,
+             names=index_names),
     Scenario("datasets shard", some_pictures, shard, read_shards, shard_again),
     Scenario("index build", code_files, change("build", "codes.npz", "--overwrite"), read_index(), said="Built ",
              names=index_names, weight=2),
