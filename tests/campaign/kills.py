@@ -1,5 +1,6 @@
 """The first half of the campaign: commands killed at random moments and at injected points."""
 import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -117,7 +118,7 @@ class Bench:
 
 
 def run(seconds, seed=0, names=(), material=None, most=None, say=lambda text: None):
-    """Kill commands.
+    """Kill commands, until the time is over or Ctrl-C.
 
     Args:
         seconds: to go on for. seed: of moments and points.
@@ -128,20 +129,22 @@ def run(seconds, seed=0, names=(), material=None, most=None, say=lambda text: No
         list of Row.
     """
     chosen = [one for one in SCENARIOS if not names or any(name in one.name for name in names)]
-    with tempfile.TemporaryDirectory(prefix="campaign-") as scratch:
-        benches = [Bench(one, material, pathlib.Path(scratch)) for one in chosen]
-        stop, told, spent = time.monotonic() + seconds, time.monotonic(), collections.Counter()
+    benches, spent = {}, collections.Counter()
+    stop, told = time.monotonic() + seconds, time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="campaign-") as scratch, contextlib.suppress(KeyboardInterrupt):
         for number in range(10 ** 9 if most is None else most):
-            bench = min(benches, key=lambda one: spent[one.scenario.name] / one.scenario.weight)
-            spent[bench.scenario.name] += 1
-            bench.kill(seed, number)
+            one = min(chosen, key=lambda scenario: spent[scenario.name] / scenario.weight)
+            spent[one.name] += 1
+            if one.name not in benches:
+                benches[one.name] = Bench(one, material, pathlib.Path(scratch))
+            benches[one.name].kill(seed, number)
             if time.monotonic() > stop:
                 break
             if time.monotonic() - told > 60:
                 told = time.monotonic()
-                say(f"kills: {sum(one.row.kills for one in benches)}, "
-                    f"{sum(len(one.row.faults) for one in benches)} faults")
-    return [bench.row for bench in benches]
+                say(f"kills: {sum(bench.row.kills for bench in benches.values())}, "
+                    f"{sum(len(bench.row.faults) for bench in benches.values())} faults")
+    return [bench.row for bench in benches.values()]
 
 
 def table(rows):

@@ -1,5 +1,6 @@
 """The second half of the campaign: thousands of changed files, each read in a child with limits."""
 import collections
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -105,7 +106,7 @@ class Bench:
 
 
 def run(seconds, seed=0, names=(), material=None, keep=None, most=None, say=lambda text: None):
-    """Read changed files of all formats in turn.
+    """Read changed files of all formats in turn, until the time is over or Ctrl-C.
 
     Args:
         seconds: to go on for; every format has its seeds and one round at least.
@@ -125,17 +126,17 @@ def run(seconds, seed=0, names=(), material=None, keep=None, most=None, say=lamb
         benches = [Bench(form, material, pathlib.Path(scratch), keep) for form in chosen]
         for bench in benches:
             bench.seeds()
-        stop, number, told = time.monotonic() + seconds, 0, time.monotonic()
-        while most is None or number < most:
-            for bench in benches:
-                bench.random(seed, number)
-            number += 1
-            if time.monotonic() > stop:
-                break
-            if time.monotonic() - told > 60:
-                told = time.monotonic()
-                say(f"mutations: {sum(bench.row.inputs for bench in benches)} inputs, "
-                    f"{sum(len(bench.row.faults) for bench in benches)} faults")
+        stop, told = time.monotonic() + seconds, time.monotonic()
+        with contextlib.suppress(KeyboardInterrupt):
+            for number in range(10 ** 9 if most is None else most):
+                for bench in benches:
+                    bench.random(seed, number)
+                if time.monotonic() > stop:
+                    break
+                if time.monotonic() - told > 60:
+                    told = time.monotonic()
+                    say(f"mutations: {sum(bench.row.inputs for bench in benches)} inputs, "
+                        f"{sum(len(bench.row.faults) for bench in benches)} faults")
     return [bench.row for bench in benches]
 
 
