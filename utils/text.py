@@ -24,7 +24,7 @@ FORMAT = 1
 MOST_WORDS = 500_000
 _FILE = schema.table({"format": schema.whole(), "kind": schema.one_of(*KINDS),
                       "vocabulary": schema.each(schema.text(), 1, MOST_WORDS),
-                      "idf": schema.each(schema.number(), 1, MOST_WORDS)})
+                      "idf": schema.each(schema.number(0, 1e6), 1, MOST_WORDS)})
 # scripts written without spaces: Han (with extensions), kana
 _HAN = "\u3005\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _PIECES = re.compile(f"[{_HAN}]+|[^\\W_{_HAN}]+(?:'[^\\W_{_HAN}]+)*")
