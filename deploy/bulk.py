@@ -44,6 +44,8 @@ class Job:
         Raises:
             InputError: what is wrong with model or data.
         """
+        # math threads that wait by spinning take the cores from the decoding threads; read when Paddle is imported
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self.options, self.encoder = options, open_with(options, say)
         if options.modality not in modalities(self.encoder):
             raise InputError(f"method {self.encoder.manifest['method']} has no text codes; --modality text needs a "
