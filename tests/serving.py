@@ -59,16 +59,21 @@ class Served:
         self._reader = threading.Thread(target=follow, daemon=True)
         self._reader.start()
         found.wait(300)
-        assert self.address, "".join(self.log)
         self.url = f"http://{self.address}"
-        for _ in range(600):  # the port of several processes is open before they are
+        if not self.address or not self._becomes_ready():
+            self.kill()
+            raise AssertionError("never ready: " + "".join(self.log))
+
+    def _becomes_ready(self):
+        """Whether it answers; the port of several processes is open before they are."""
+        for _ in range(600):
             try:
                 if self.ask("GET", "/ready")[0] == 200:
-                    return
+                    return True
             except OSError:
                 pass
             time.sleep(0.1)
-        raise AssertionError("never ready: " + "".join(self.log))
+        return False
 
     def ask(self, method, path, body=None, headers=None, timeout=60, **query):
         """(status, JSON or bytes of the answer) of one request."""

@@ -7,6 +7,7 @@ The service listens on this machine alone unless --host says otherwise; give it 
 """
 import json
 import os
+import signal
 import sys
 import tempfile
 
@@ -68,6 +69,7 @@ def main(argv):
         say(f"note: whoever reaches {options.host} may search, add and remove: give --token-file, or --read-only")
     if options.processes > 1 and options.index.startswith("milvus:") and "http" not in options.index:
         raise InputError(f"{options.index} is a file that one process opens: --processes 1, or a Milvus server")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends itself the signal again when all is done
     with tempfile.TemporaryDirectory(prefix="deephash-") as folder:
         options.metrics_dir = folder
         serve(uvicorn, options)
