@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 
-from deploy import engine_flags
+from deploy import engine_flags, ranking
 from utils.errors import InputError, run_main, say
 from utils.flags import quiet, read_options
 from utils.settings import Setting
@@ -27,8 +27,7 @@ FLAGS = {
                          shown="DIR"),
     "data_dir": Setting(None, "folder for the pictures that are added; default: beside the index", shown="DIR"),
     "read_only": Setting(False, "nothing can be added or removed"),
-    "rank": Setting("hamming", "order of the first matches unless a request says otherwise",
-                    choices=("hamming", "asymmetric", "relaxed")),
+    **ranking.FLAGS,
     "token_file": Setting(None, "file with the token that requests must bear", shown="FILE"),
     "host_names": Setting(None, "names by which the service may be asked, with commas; default: on this machine "
                           "alone localhost, else any", shown="NAMES"),

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from deploy.index.base import Where
-from deploy.index.question import RANKS, Question
+from deploy.index.question import Question
+from deploy.ranking import FIRST, RANKS
 from deploy.service import schemas
 from deploy.service.guard import Refused, to_json
 from deploy.service.searcher import Item, Unknown
@@ -79,7 +80,8 @@ class Terms:
                  prefix: Optional[str] = Query(None, max_length=1024, description="items whose id begins so"),
                  rank: Optional[str] = Query(None, pattern=f"^({'|'.join(RANKS)})$", description="order of the first "
                                              "ones; the service's own by default"),
-                 first: int = Query(1000, ge=1, le=schemas.MOST_FIRST, description="how many are ranked again"),
+                 first: Optional[int] = Query(None, ge=1, le=schemas.MOST_FIRST, description="how many are ranked "
+                                              "again; as the service by default"),
                  collapse: Optional[int] = Query(None, ge=0, le=1024, description="items within this distance of one "
                                                  "before them share its place; at most an eighth of the bits")):
         index = service.searcher.reader
@@ -87,7 +89,9 @@ class Terms:
             raise InputError(f"collapse = {collapse}: at most {index.info.bits // 8} of {index.info.bits} bits")
         column = None if label is None else index.label(label)
         self.radius = radius
-        self.question = Question(k, None, Where(column, prefix), rank or service.options.rank, first, collapse)
+        options = service.options
+        self.question = Question(k, None, Where(column, prefix), rank or options.rank,
+                                 first or options.first or FIRST, collapse)
 
 
 def _thumbnail(service, name):
