@@ -55,6 +55,12 @@ class Service:
         with open(f"/proc/{self.process.pid}/statm", encoding="ascii") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def processor(self):
+        """Seconds of processor time that the process has used."""
+        with open(f"/proc/{self.process.pid}/stat", encoding="ascii") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def end(self):
         """Tell it to end, and wait."""
         self.process.terminate()
@@ -80,7 +86,7 @@ async def client(service, bodies, take, seconds):
 
 
 def load(service, bodies, clients, requests=None, duration=None):
-    """(requests a second, their times in seconds) of ``clients`` that ask together."""
+    """((requests a second, requests a second of the service's processor time), seconds of each) of some clients."""
     stop = None if duration is None else time.perf_counter() + duration
     numbers, seconds = iter(range(requests or 10 ** 9)), []
 
@@ -90,9 +96,10 @@ def load(service, bodies, clients, requests=None, duration=None):
     async def run():
         await asyncio.gather(*(client(service, bodies, take, seconds) for _ in range(clients)))
 
-    start = time.perf_counter()
+    start, used = time.perf_counter(), service.processor()
     asyncio.run(run())
-    return len(seconds) / (time.perf_counter() - start), np.array(seconds)
+    count = len(seconds)
+    return (count / (time.perf_counter() - start), count / (service.processor() - used)), np.array(seconds)
 
 
 def make_index(folder, model, items):
@@ -146,18 +153,21 @@ def report(options, rates, times, memory):
     """(lines, figures)."""
     base = np.array(rates["one at a time"])
     lines = [f"{options.clients} clients, {options.seconds:g} s a round, {options.rounds} rounds in turns; "
-             f"{options.items} codes.", "", "| | requests a second (median) | ratio to one at a time |", "|--|--|--|"]
+             f"{options.items} codes.", "", "| | requests a second (median) | ratio to one at a time | "
+             "requests a CPU second of the service | ratio |", "|--|--|--|--|--|"]
     for name, found in rates.items():
-        ratio = np.array(found) / base
-        lines.append(f"| {name} | {np.median(found):.0f} | {np.median(ratio):.2f} ({ratio.min():.2f} to "
-                     f"{ratio.max():.2f}) |")
+        ratios = (np.array(found) / base).T
+        text = [f"{np.median(values):.0f} | {np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
+                for values, ratio in zip(np.array(found).T, ratios)]
+        lines.append(f"| {name} | {' | '.join(text)} |")
     half, most = np.percentile(times, [50, 99])
     tenths = ", ".join(f"{value:.0f}" for value in memory[1:])
     lines += ["", f"Waiting times of {options.clients} clients: {half:.0f} ms (median), {most:.0f} ms (99 %).", "",
               f"Memory of the process: {memory[0]:.0f} MB, then after each tenth of {options.requests} more requests "
               f"{tenths} MB."]
-    ratio = float(np.median(np.array(rates["together"]) / base))
-    return lines, {"ratio": ratio, "rates": rates, "median_ms": half, "p99_ms": most, "memory_mb": memory.tolist()}
+    wall, cpu = np.median(np.array(rates["together"]) / base, axis=0)
+    return lines, {"ratio_wall": float(wall), "ratio_cpu": float(cpu), "rates": rates, "median_ms": half,
+                   "p99_ms": most, "memory_mb": memory.tolist()}
 
 
 def main(arguments):

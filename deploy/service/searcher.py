@@ -76,7 +76,8 @@ class Searcher:
         """
         self.encoder, self.reader, self._pictures, self._lock = encoder, reader, pictures, lock
         self._writer = None if lock is None else self._open_writer()
-        self._warm_up(batching["batch"])
+        self._sizes = batch_sizes(batching["batch"])
+        self._warm_up()
 
         def batcher(name, work, *settings):
             return Batcher(name, work, *settings, report=lambda size, seconds: report(name, size, seconds))
@@ -91,17 +92,15 @@ class Searcher:
         # Faiss follows the shards that exact writes; what talks to Milvus may as well be the reader
         return self.reader if engine == "milvus" else open_index(f"exact:{place}")
 
-    def _warm_up(self, batch):
-        """Load what is loaded when it is first used."""
-        shape, graphs = self.encoder.manifest["image"]["input"], [self.encoder.encode]
-        shapes = [shape]
+    def _warm_up(self):
+        """Load what is loaded when it is first used, and prepare the network for every size of a batch."""
+        shapes = {"image": self.encoder.manifest["image"]["input"]}
         if self.encoder.manifest.get("text"):
-            graphs.append(self.encoder.encode_text)
-            shapes.append([self.encoder.manifest["text"]["dim"]])
-        for graph, shape in zip(graphs, shapes):
-            for rows in (1, batch):
-                relaxed = graph(np.zeros([rows, *shape], "float32"))
-        self.reader.search(pack(relaxed), 1)
+            shapes["text"] = [self.encoder.manifest["text"]["dim"]]
+        for modality, shape in shapes.items():
+            for size in self._sizes:
+                relaxed = self._encode(modality, [np.zeros(shape, "float32")] * size)
+        self.reader.search(pack(np.stack(relaxed[:1])), 1)
 
     def close(self):
         """Finish what waits and let go of the index."""
@@ -120,8 +119,15 @@ class Searcher:
 
     # encoding -------------------------------------------------------------------------------
     def _encode(self, modality, rows):
+        """Relaxed codes of network inputs, filled up with empty ones to a size that the network has seen.
+
+        oneDNN keeps a copy of the weights for every size of a batch, and makes it when a size is new.
+        """
+        size = next(size for size in self._sizes if size >= len(rows))
+        inputs = np.zeros([size, *rows[0].shape], "float32")
+        inputs[:len(rows)] = rows
         run = self.encoder.encode_text if modality == "text" else self.encoder.encode
-        return list(run(np.stack(rows)))
+        return list(run(inputs)[:len(rows)])
 
     # searching ------------------------------------------------------------------------------
     def _search(self, question, queries):
@@ -219,6 +225,15 @@ class Searcher:
                 self._pictures.drop(name)
         return [Unknown(f"{few(unknown)} not in the index: nothing was removed") if unknown else True
                 for unknown in missing]
+
+
+def batch_sizes(most):
+    """Sizes of batches, ascending: 1, and ``most`` divided by 4 again and again."""
+    sizes = {1}
+    while most > 1:
+        sizes.add(most)
+        most //= 4
+    return sorted(sizes)
 
 
 def own_folder(uri, data_dir):
