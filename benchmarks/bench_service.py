@@ -117,7 +117,8 @@ def measure(options, folder, model):
     """Lines and figures."""
     index = make_index(folder, model, options.items)
     bodies = [jpeg(i) for i in range(PICTURES)]
-    sides = {"batches": Service(model, index), "no batches": Service(model, index, "--batch-size", "1")}
+    flags = ["--precision", options.precision]
+    sides = {"batches": Service(model, index, *flags), "no batches": Service(model, index, "--batch-size", "1", *flags)}
     rates = {name: [] for name in ("one at a time", "together", "together, --batch-size 1")}
     times = []
     try:
@@ -175,6 +176,7 @@ def main(arguments):
     parser.add_argument("--model-dir", help="model folder; default: an AlexNet of random weights")
     for flag, default in (("clients", 64), ("rounds", 3), ("items", 100_000), ("requests", 20_000)):
         parser.add_argument(f"--{flag}", type=int, default=default)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--seconds", type=float, default=10.0, help="of each side in a round")
     parser.add_argument("--write", action="store_true", help="put the figures into RESULTS.md")
     parser.add_argument("--json", help="also write the figures to this file")
@@ -192,10 +194,11 @@ def main(arguments):
         shutil.rmtree(folder)
     what = "an AlexNet of random weights" if options.model_dir is None else options.model_dir
     lines = [f"`python benchmarks/bench_service.py {' '.join(arguments)}`".replace(" `", "`"), "", where, "",
-             f"Model: {what}.", "", *lines]
+             f"Model: {what}, {options.precision}.", "", *lines]
     print("\n".join(lines))
     if options.write:
-        write_section("service", ["## service", "", *lines])
+        name = "service" if options.precision == "fp32" else f"service {options.precision}"
+        write_section(name, [f"## {name}", "", *lines])
     if options.json:
         write_json(options.json, figures)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.service.batching import Batcher, Busy
-from deploy.service.searcher import batch_sizes
+from deploy.service.searcher import batch_sizes, cover
 
 
 def doubling(calls, gate=None):
@@ -95,8 +95,9 @@ def test_a_fault_is_that_of_the_batch_and_the_next_one_is_served():
     batcher.close()
 
 
-@given(st.integers(1, 300))
-def test_sizes_of_batches_are_few_and_hold_any_number(most):
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_sizes_of_batches_are_few_and_little_is_computed_for_nobody(most, count):
     sizes = batch_sizes(most)
     assert sizes[0] == 1 and sizes[-1] == most and sizes == sorted(set(sizes)) and len(sizes) <= 6
-    assert all(other < 8 * one for one, other in zip(sizes, sizes[1:]))  # little is computed for nobody
+    parts = cover(count, sizes)
+    assert set(parts) <= set(sizes) and sum(parts[:-1]) < count <= sum(parts) < 2 * count

@@ -31,7 +31,7 @@ FLAGS = {
     "token_file": Setting(None, "file with the token that requests must bear", shown="FILE"),
     "host_names": Setting(None, "names by which the service may be asked, with commas; default: on this machine "
                           "alone localhost, else any", shown="NAMES"),
-    "batch_size": Setting(32, "most queries that are encoded together", low=1),
+    "batch_size": Setting(16, "most queries that are encoded together", low=1),
     "wait_ms": Setting(2.0, "milliseconds to wait at most for queries that are on their way", low=0),
     "workers": Setting(None, "decoding threads; default: the cores", kind=int, low=1),
     "max_upload": Setting(20_000_000, "bytes of a picture", low=1),

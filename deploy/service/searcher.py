@@ -119,15 +119,14 @@ class Searcher:
 
     # encoding -------------------------------------------------------------------------------
     def _encode(self, modality, rows):
-        """Relaxed codes of network inputs, filled up with empty ones to a size that the network has seen.
-
-        oneDNN keeps a copy of the weights for every size of a batch, and makes it when a size is new.
-        """
-        size = next(size for size in self._sizes if size >= len(rows))
-        inputs = np.zeros([size, *rows[0].shape], "float32")
-        inputs[:len(rows)] = rows
-        run = self.encoder.encode_text if modality == "text" else self.encoder.encode
-        return list(run(inputs)[:len(rows)])
+        """Relaxed codes of network inputs, in batches of sizes that the network has seen."""
+        run, rows, found = self.encoder.encode_text if modality == "text" else self.encoder.encode, np.stack(rows), []
+        for size in cover(len(rows), self._sizes):
+            part = rows[len(found):len(found) + size]
+            filled = np.zeros([size, *part.shape[1:]], "float32")
+            filled[:len(part)] = part
+            found.extend(run(filled)[:len(part)])
+        return found
 
     # searching ------------------------------------------------------------------------------
     def _search(self, question, queries):
@@ -228,12 +227,26 @@ class Searcher:
 
 
 def batch_sizes(most):
-    """Sizes of batches, ascending: 1, and ``most`` divided by 4 again and again."""
+    """Sizes of the network's batches, ascending: 1, and ``most`` divided by 4 again and again.
+
+    They are few because oneDNN keeps a copy of the weights for every size, which it makes when the size is new.
+    """
     sizes = {1}
     while most > 1:
         sizes.add(most)
         most //= 4
     return sorted(sizes)
+
+
+def cover(count, sizes):
+    """Sizes that hold ``count`` inputs together, the last one filled up where that is more than half full."""
+    parts = []
+    while count > 0:
+        fitting = max(size for size in sizes if size <= count)
+        larger = min((size for size in sizes if size > count), default=None)
+        parts.append(larger if larger is not None and 2 * count > larger else fitting)
+        count -= parts[-1]
+    return parts
 
 
 def own_folder(uri, data_dir):
