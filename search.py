@@ -125,6 +125,7 @@ def main(argv):
     quiet()
     # inside: --help and wrong flags are answered at once
     from deploy.engines import open_with
+    from deploy.index.queries import note_precision
     from deploy.photos import Photos
     options.model_dir = choose_model(options)
     encoder = open_with(options, options.say)
@@ -133,6 +134,7 @@ def main(argv):
     options.say(f"----- Model: {options.model_dir} ({encoder.manifest['method']}, {encoder.bits} bits, trained on "
                 f"{known.get('name', 'unknown pictures')}; {encoder.engine}, {encoder.precision})")
     photos = Photos(folder, place, encoder, options.rebuild)
+    note_precision(photos.index, encoder, options.say)
     update = bring_up_to_date(photos, options)
     answer = {"folder": folder, "index": place, "model": options.model_dir, "items": len(photos.index), **update,
               "rank": options.rank, "queries": [], "skipped": []}

@@ -173,6 +173,9 @@ def test_parts_give_the_same_bytes(model, photos, wanted, tmp_path, capsys):
         said = capsys.readouterr().out
         assert (tmp_path / "manifest.json").exists() == (number == 1)
         assert ("shards of other parts are missing" in said) == (number != 1)
+        if number != 1:
+            with pytest.raises(InputError, match="its shards are not all there yet"):
+                open_index(tmp_path)
     assert contents(tmp_path) == contents(wanted)
 
 

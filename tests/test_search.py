@@ -25,6 +25,7 @@ from utils.datasets import load_protocol
 from utils.errors import InputError
 from utils.files import owned
 from utils.images import decode
+from utils.paddle_inference import fast_bf16
 from utils.transforms import preprocess
 
 CROSS_MODAL = next(name for name in METHODS if "text" in METHODS[name].modalities)
@@ -219,6 +220,15 @@ def test_onnx_needs_no_paddle(run, model, folder, tmp_path):
     assert "Model: output/onnx" in done.stdout and "21 pictures" in done.stdout
     again = run(*words, "--model-dir", model, "--json", cwd=tmp_path)
     assert json.loads(again.stdout)["new"] == 0 and len(os.listdir(tmp_path / "output" / "search")) == 1
+
+
+@pytest.mark.skipif(not fast_bf16(), reason="needs bfloat16 instructions")
+def test_another_precision_is_said(ask, folder):
+    ask()
+    assert "some bits may differ" not in ask.said
+    answer = ask(folder / "20.jpg", "--precision", "bf16")
+    assert "the codes of the index are fp32, the query's bf16: some bits may differ" in ask.said
+    assert answer["new"] == 0 and len(answer["queries"][0]["matches"]) == 10
 
 
 def test_another_process_is_at_it(ask, tmp_path):

@@ -62,9 +62,7 @@ def _from_model(index, options):
         raise InputError("--img and --text need --model-dir, the folder of the exported model of the index")
     encoder = open_with(options, _say)
     check_model(index, encoder.fingerprint, options.model_dir)
-    if encoder.precision not in index.info.precision.split("+"):
-        _say(f"note: the codes of the index are {index.info.precision}, the query's {encoder.precision}: some bits may "
-             "differ")
+    note_precision(index, encoder, _say)
     if options.text is not None:
         found = text_query(encoder, options.text)
     else:
@@ -81,6 +79,13 @@ def check_model(index, fingerprint, what):
     if fingerprint != index.info.fingerprint:
         raise InputError(f"{what} is of another model (fingerprint {fingerprint or 'unknown'}) than {index.uri} "
                          f"({index.info.fingerprint or 'unknown'}): ask with the model that made the index")
+
+
+def note_precision(index, encoder, say):
+    """Say where the index has no codes of the encoder's precision."""
+    if encoder.precision not in index.info.precision.split("+"):
+        say(f"note: the codes of the index are {index.info.precision}, the query's {encoder.precision}: some bits may "
+            "differ")
 
 
 def _say(line):

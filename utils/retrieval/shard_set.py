@@ -133,7 +133,9 @@ def read_manifest(folder):
             raise ValueError("another format")
         whole_file = manifest.pop("digest", None) == _digest(manifest)
     except FileNotFoundError:
-        raise InputError(f"no collection of codes at {folder}: it holds no {MANIFEST}; build one") from None
+        begun = os.path.isdir(folder) and any(name.endswith(".codes") for name in os.listdir(folder))
+        advice = "its shards are not all there yet: run what encodes them to the end" if begun else "build one"
+        raise InputError(f"no collection of codes at {folder}: it holds no {MANIFEST}; {advice}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError) as error:
