@@ -1,5 +1,6 @@
 """Locks: one owner, none left behind by the dead."""
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from tests.conftest import ROOT
 from utils.errors import InputError
-from utils.files import atomic_path, owned, remove_left
+from utils.files import atomic_path, forget_dead_writer, owned, remove_left, sole_writer
 
 HOLD = ("import sys, time; from utils.files import owned\n"
         "with owned(sys.argv[1]): print('held', flush=True); time.sleep(60)")
@@ -88,6 +89,20 @@ def test_what_killed_writers_leave_goes_with_the_next_one(tmp_path):
     assert path.read_bytes() == b"whole" and len(os.listdir(tmp_path)) == 2
     assert alive.communicate("")[0] == "" and alive.returncode == 0
     assert path.read_bytes() == b"half" and os.listdir(tmp_path) == ["a.npz"]
+
+
+def test_the_lock_of_a_writer_that_was_killed_at_its_end_goes(tmp_path):
+    path, lock = tmp_path / "a.npz", tmp_path / ".a.npz.lock"
+    with sole_writer(path, ""):
+        forget_dead_writer(path)
+        assert lock.exists()
+    lock.write_text(f"process 12 on {platform.node()}\n")
+    forget_dead_writer(path)
+    assert not lock.exists()
+    forget_dead_writer(path)
+    lock.write_text("process 12 on elsewhere\n")
+    forget_dead_writer(path)
+    assert lock.read_text() == "process 12 on elsewhere\n"
 
 
 def test_a_lock_file_that_goes_with_its_owner(tmp_path):

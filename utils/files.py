@@ -167,13 +167,26 @@ def sole_writer(path, advice):
     Raises:
         InputError: another one does (``advice`` says what to do), or the folder cannot be written.
     """
-    folder, name = os.path.split(os.path.abspath(path))
+    lock = _lock_of(path)
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(os.path.dirname(lock), exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot make the folder {folder}: {error.strerror or error}") from error
-    with owned(os.path.join(folder, f".{name}.lock"), advice=advice, what=path, keep=False):
+        raise InputError(f"cannot make the folder {os.path.dirname(lock)}: {error.strerror or error}") from error
+    with owned(lock, advice=advice, what=path, keep=False):
         yield
+
+
+def forget_dead_writer(path):
+    """Remove the lock file of a ``sole_writer`` that was killed when the product was whole, just before it went."""
+    if os.path.exists(_lock_of(path)):
+        with contextlib.suppress(InputError):  # somebody is writing, or the folder is not ours
+            with sole_writer(path, ""):
+                pass
+
+
+def _lock_of(path):
+    folder, name = os.path.split(os.path.abspath(path))
+    return os.path.join(folder, f".{name}.lock")
 
 
 def _host():

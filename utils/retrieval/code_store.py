@@ -10,7 +10,7 @@ import zlib
 import numpy as np
 
 from utils.errors import InputError
-from utils.files import sole_writer
+from utils.files import forget_dead_writer, sole_writer
 from utils.progress import Progress
 from utils.retrieval.codes import CodeFile, stored
 from utils.retrieval.encode import need_codes
@@ -92,6 +92,7 @@ class CodeStore:
                 if rebuild or not os.path.exists(path):  # else it has been made meanwhile
                     return self._make(path, modality, keep_relaxed)
         codefile = CodeFile.load(path, fingerprint=self.fingerprint)
+        forget_dead_writer(path)
         self._check_origin(path, codefile.meta, modality)
         if keep_relaxed and codefile.relaxed is None:
             raise InputError(f"{path} was made without --keep-relaxed; --rebuild makes it anew, or leave the flag out")
