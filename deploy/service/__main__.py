@@ -76,7 +76,7 @@ def main(argv):
 
 def serve(uvicorn, options):
     """Run the service until it is told to end."""
-    from deploy.service.app import OPTIONS, create
+    from deploy.service.app import FAILED, OPTIONS, create
     from deploy.service.connections import PatientH11
     settings = {"host": options.host, "port": options.port, "http": PatientH11, "ws": "none", "lifespan": "on",
                 "workers": options.processes, "access_log": options.access_log, "server_header": False,
@@ -86,6 +86,8 @@ def serve(uvicorn, options):
         return
     os.environ[OPTIONS] = json.dumps(vars(options))
     uvicorn.run("deploy.service.app:create_worker", factory=True, **settings)
+    if os.path.exists(os.path.join(options.metrics_dir, FAILED)):
+        sys.exit(2)
 
 
 if __name__ == "__main__":

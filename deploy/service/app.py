@@ -23,6 +23,7 @@ from deploy.service.service import Service
 from utils.errors import InputError, printable
 
 OPTIONS = "DEEPHASH_SERVICE"  # environment variable: the options of the command, for the processes that it starts
+FAILED = "failed"  # file beside the counters: a process could not start
 PAGE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "page")
 TYPES = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml",
          ".js": "text/javascript; charset=utf-8", ".webmanifest": "application/manifest+json"}
@@ -71,10 +72,12 @@ def create_worker():
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=follow, name="follow", daemon=True).start()
+    options = types.SimpleNamespace(**json.loads(os.environ[OPTIONS]))
     try:
-        return create(types.SimpleNamespace(**json.loads(os.environ[OPTIONS])))
-    except InputError as error:  # the others would meet the same: the command ends
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        return create(options)
+    except InputError as error:  # the others meet the same: the first one says it, and the command ends
+        with contextlib.suppress(FileExistsError), open(os.path.join(options.metrics_dir, FAILED), "x"):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         os.kill(parent.pid, signal.SIGTERM)
         raise SystemExit(2) from None
 
