@@ -16,7 +16,6 @@ from utils.plain_yaml import read_yaml
 from utils.schema import anything, check, each, either, mapping, plain_table, table, text, whole
 from utils.settings import ALL, Setting, nearest
 from utils.text import MOST_WORDS
-from utils.training.checkpoint import BEST, LATEST, find_checkpoint
 
 MAX_BITS = 1024
 DESCRIPTION = "Train and evaluate a hashing method. Defaults < recipe file < flags."
@@ -302,6 +301,8 @@ def _checkpoint(run):
     Raises:
         InputError: flags that exclude each other, a checkpoint that is not there.
     """
+    # inside: deployment checks recipes too, and is copied without utils/training
+    from utils.training.checkpoint import BEST, LATEST, find_checkpoint
     for key, of_a_run in (("pretrained", BEST), ("resume", LATEST)):
         run[key] = run[key] and find_checkpoint(run[key], of_a_run)
     if run["eval"] and not run["pretrained"]:
