@@ -137,7 +137,11 @@ def run(seconds, seed=0, names=(), material=None, most=None, say=lambda text: No
             spent[one.name] += 1
             if one.name not in benches:
                 benches[one.name] = Bench(one, material, pathlib.Path(scratch))
+            row = benches[one.name].row
+            known = len(row.faults)
             benches[one.name].kill(seed, number)
+            for label, what in row.faults[known:]:
+                say(f"{label}: {what}")
             if time.monotonic() > stop:
                 break
             if time.monotonic() - told > 60:

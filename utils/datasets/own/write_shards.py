@@ -13,9 +13,7 @@ import io
 import json
 import os
 import re
-import shutil
 import tarfile
-import tempfile
 
 import cv2
 import numpy as np
@@ -25,6 +23,7 @@ from utils.datasets.base import FileImages, Request
 from utils.datasets.own import shards, tar_items
 from utils.datasets.own import splits as own_splits
 from utils.errors import InputError
+from utils.folders import replaced
 from utils.images import IMAGE_ENDINGS
 
 PER_SHARD = 10_000
@@ -70,19 +69,13 @@ def write_shards(splits, classes, folder, per_shard=PER_SHARD, with_lists=False,
     Raises:
         InputError: no pictures, a picture file that cannot be read, a folder with contents, a full disk.
     """
-    folder = os.path.abspath(folder)
-    parent, name = os.path.split(folder)
     for split in splits:
         if split.images is None:
             raise InputError(f"the {split.name} split has features and no pictures, there is nothing to store")
-    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-        raise InputError(f"{folder} has contents already; choose a new folder")
-    try:
-        os.makedirs(parent, exist_ok=True)
-        temporary = tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=parent)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
-    try:
+    folder = os.path.abspath(folder)
+    _need_empty(folder)
+    with replaced(folder, set(), "", flag="--out") as temporary:
+        _need_empty(folder)  # another process may have been first
         places = {item: (split, i) for split in reversed(splits) for i, item in enumerate(split.ids)}
         count = _write_all(temporary, places, classes, per_shard)
         if with_lists:
@@ -91,16 +84,13 @@ def write_shards(splits, classes, folder, per_shard=PER_SHARD, with_lists=False,
                             list_file.write_lines(split.ids, split.labels))
         if classes:
             _write_text(os.path.join(temporary, "classes.txt"), "".join(f"{name}\n" for name in classes))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o777 & ~umask)  # mkdtemp makes private folders
-        os.replace(temporary, folder)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}; free some space or choose another "
-                         "folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     say(f"{len(places)} pictures in {count} shards of {folder}{', with their lists' if with_lists else ''}")
+
+
+def _need_empty(folder):
+    """Raise InputError unless ``folder`` is new or empty."""
+    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        raise InputError(f"{folder} has contents already; choose a new folder")
 
 
 def _write_all(folder, places, classes, per_shard):
