@@ -161,20 +161,27 @@ def test_killed_at_random_moments(tmp_path):
 # readers ------------------------------------------------------------------------------------
 def test_readers_see_whole_states_while_a_writer_works(tmp_path):
     built(tmp_path)
+    waits, wakes = os.pipe()  # the writer does not run away from a reader that gets no processor
 
     def work(acknowledge):
         index = open_index(str(tmp_path))
         for number in range(40):
+            if number in stops:
+                os.read(waits, 1)
             index.add(batch(number))
             if number % 5 == 4:
                 index.remove(batch(number - 2).ids)
                 index.compact()
             acknowledge(number)
 
+    stops = [10, 20, 30]
     process, read = child(work)
     index, seen = open_index(str(tmp_path)), []
     try:
         while not seen or 39 not in seen[-1]:
+            if stops and seen and stops[0] - 1 in seen[-1]:
+                os.write(wakes, b"w")
+                stops.pop(0)
             index.refresh()
             first = pairs(index.search(batch(3).codes[:1], 500)[0])
             now = {name.split("/")[0] for _, name in first}
@@ -185,6 +192,8 @@ def test_readers_see_whole_states_while_a_writer_works(tmp_path):
     finally:
         os.waitpid(process, 0)
     assert acknowledged(read) == list(range(40)) and len({frozenset(batches) for batches in seen}) > 3
+    os.close(waits)
+    os.close(wakes)
 
 
 def test_an_old_view_outlives_its_files(tmp_path):
