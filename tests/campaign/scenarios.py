@@ -24,6 +24,7 @@ class Scenario:
         words: callable (work, material) -> the command, behind ``python``.
         again: the next run, by default the same command.
         steps: the content may be any on the way (a training writes a checkpoint an epoch), as long as it is whole.
+        refused: after a kill the result may be refused until the next run: docs/trust.md says so.
         said: what the command prints when its result is safe: from there on a kill costs nothing.
         names: callable (work) -> files that belong there; None: those of an undisturbed run.
         weight: how often it is killed, in comparison.
@@ -35,6 +36,7 @@ class Scenario:
     read: Callable
     again: Optional[Callable] = None
     steps: bool = False
+    refused: bool = False
     said: str = ""
     names: Optional[Callable] = None
     weight: float = 1.0
@@ -256,7 +258,7 @@ SCENARIOS = (
     Scenario("export", nothing, export, read_model("model"), said="Inference model is saved"),
     Scenario("export over a model", old_model, export, read_model("model"), said="Inference model is saved"),
     Scenario("export beside other files", model_beside_files, export, read_model("model"), steps=True,
-             said="Inference model is saved"),
+             refused=True, said="Inference model is saved"),
     Scenario("onnx convert", nothing, convert, read_model("onnx"), weight=.3),
     Scenario("slim quantize", nothing, quantize, read_model("int8"), weight=.3),
     Scenario("infer", nothing, infer, read_codes("out", "database_djsrh_12.npz"), said="Save code of database"),
