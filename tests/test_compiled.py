@@ -27,8 +27,8 @@ def checkout(tmp_path):
     """``run(before="", **environment)`` a search from a copy of the files that it needs."""
     folder = tmp_path / "checkout"
     os.makedirs(folder / "utils" / "retrieval")
-    for name in ("__init__.py", "cpu.py", "errors.py", "files.py", "retrieval/__init__.py", "retrieval/hamming.py",
-                 "retrieval/kernels.py", "retrieval/vectors.py", "retrieval/compiled.py"):
+    for name in ("__init__.py", "cpu.py", "errors.py", "files.py", "streams.py", "retrieval/__init__.py",
+                 "retrieval/hamming.py", "retrieval/kernels.py", "retrieval/vectors.py", "retrieval/compiled.py"):
         shutil.copy(os.path.join(ROOT, "utils", name), folder / "utils" / name)
 
     def run(before="", **environment):

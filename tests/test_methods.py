@@ -172,11 +172,12 @@ def about(name, variant):
     recipe = {key: setting.default for key, setting in {**RECIPE, **METHODS[name].settings}.items()}
     recipe.update({**METHODS[name].small, **variant, "method": name, "bit": BITS, "backbone": "ConvNet:width=2",
                    "pretrained_backbone": False, "crop_size": 16, "resize_size": 16})
-    meta = {"recipe": recipe, "data": {"num_train": TRAIN, "num_classes": CLASSES, "text_dim": TEXT}}
+    meta = {"recipe": recipe, "data": {"num_train": TRAIN, "num_classes": CLASSES, "text_dim": TEXT}, "classes": []}
     return checkpoint.About(meta, recipe_spec(recipe))
 
 
-STATE = {"epoch": 1}
+STATE = {"epoch": 1, "best_score": None, "best_epoch": None, "history": [], "seconds": 1.5, "images": 6,
+         "started_from": None}
 
 
 @every_case

@@ -225,7 +225,7 @@ def recorded(list_dir, protocol):
     try:
         record = read_json(path)
         record["seed"] = int(record["seed"])
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, OSError) as error:
         raise InputError(f"{path} is broken; make the lists again") from error
     if record.get("protocol") != protocol:
         raise InputError(f"the lists in {list_dir} are those of {record.get('protocol')}, not of {protocol}; "
