@@ -134,24 +134,31 @@ def fit(training, evaluator, log, about):
         state["seconds"] += time.time() - started
         state["epoch"] = epoch + 1
 
-        last = epoch + 1 == recipe["epoch"]
-        if last or (epoch + 1) % recipe["eval_epoch"] == 0:
+        evaluated = epoch + 1 == recipe["epoch"] or (epoch + 1) % recipe["eval_epoch"] == 0
+        if evaluated:
             report = evaluator()
-            for text in describe(report):
-                log.line(*fold(f"epoch: [{epoch + 1}/{recipe['epoch']}], {evaluator.query.name}: {text}"))
-            score = report["score"]
-            state["history"].append({"epoch": epoch + 1, "loss": mean_loss, "score": score})
-            if score is not None:
-                log.scalar("eval/score", score, epoch + 1)
-            if score is None or state["best_score"] is None or score > state["best_score"]:
-                state["best_score"], state["best_epoch"] = score, epoch + 1
-                save(best, method, None, about, state)
+            lines = [f"{evaluator.query.name}: {text}" for text in describe(report)]
         else:
-            for text in early_warning(method, sample):
-                log.line(*fold(f"epoch: [{epoch + 1}/{recipe['epoch']}], {text}"))
+            lines = early_warning(method, sample)
+        for text in lines:
+            log.line(*fold(f"epoch: [{epoch + 1}/{recipe['epoch']}], {text}"))
+        if evaluated:
+            keep_best(training, report, mean_loss, log, about)
         save(training.path(checkpoint.LATEST), method, training.optimizer, about, state)
     progress.close()
     return report
+
+
+def keep_best(training, report, loss, log, about):
+    """Write down an evaluation after ``state["epoch"]`` epochs; keep the checkpoint where it is the best so far."""
+    state, score = training.state, report["score"]
+    epoch = state["epoch"]
+    state["history"].append({"epoch": epoch, "loss": loss, "score": score})
+    if score is not None:
+        log.scalar("eval/score", score, epoch)
+    if score is None or state["best_score"] is None or score > state["best_score"]:
+        state["best_score"], state["best_epoch"] = score, epoch
+        save(training.path(checkpoint.BEST), training.method, None, about, state)
 
 
 def save(path, method, optimizer, about, state):
