@@ -226,7 +226,12 @@ def test_onnx_needs_no_paddle(run, model, folder, tmp_path):
 def test_another_precision_is_said(ask, folder):
     ask()
     assert "some bits may differ" not in ask.said
-    answer = ask(folder / "20.jpg", "--precision", "bf16")
+    try:
+        answer = ask(folder / "20.jpg", "--precision", "bf16")
+    except InputError as error:
+        if "primitive descriptor" not in str(error):
+            raise
+        pytest.skip(str(error))  # Paddle 2.6 on some networks
     assert "the codes of the index are fp32, the query's bf16: some bits may differ" in ask.said
     assert answer["new"] == 0 and len(answer["queries"][0]["matches"]) == 10
 
