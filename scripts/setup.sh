@@ -149,29 +149,24 @@ else
     echo "$base" >"$stamp"
 fi
 
-if [ "$want_tests" = yes ] && [ "$(cat "$stamp-test" 2>/dev/null)" != "$tests" ]; then
-    echo "installing the test requirements into $VENV"
-    pip_install -c requirements-lock.txt -r requirements-test.txt
-    echo "$tests" >"$stamp-test"
-fi
+# One set of optional requirements: wanted or not, name, digest, what it is called.
+install_extra() {
+    if [ "$1" = yes ] && [ "$(cat "$stamp-$2" 2>/dev/null)" != "$3" ]; then
+        echo "installing $4 into $VENV"
+        pip_install -c requirements-lock.txt -r "requirements-$2.txt"
+        echo "$3" >"$stamp-$2"
+    fi
+}
+
+install_extra "$want_tests" test "$tests" "the test requirements"
+install_extra "$want_visualdl" visualdl "$visualdl" VisualDL
+install_extra "$want_service" service "$service" "fastapi and uvicorn"
 
 if [ "$want_deploy" = yes ] && [ "$(cat "$stamp-deploy" 2>/dev/null)" != "$deploy" ]; then
     echo "installing onnxruntime and paddle2onnx $paddle2onnx into $VENV"
     pip_install -c requirements-lock.txt -r requirements-deploy.txt
     pip_install --no-deps "paddle2onnx==$paddle2onnx"
     echo "$deploy" >"$stamp-deploy"
-fi
-
-if [ "$want_visualdl" = yes ] && [ "$(cat "$stamp-visualdl" 2>/dev/null)" != "$visualdl" ]; then
-    echo "installing VisualDL into $VENV"
-    pip_install -c requirements-lock.txt -r requirements-visualdl.txt
-    echo "$visualdl" >"$stamp-visualdl"
-fi
-
-if [ "$want_service" = yes ] && [ "$(cat "$stamp-service" 2>/dev/null)" != "$service" ]; then
-    echo "installing fastapi and uvicorn into $VENV"
-    pip_install -c requirements-lock.txt -r requirements-service.txt
-    echo "$service" >"$stamp-service"
 fi
 
 # The machine code lies beside the sources; any change there compiles anew.

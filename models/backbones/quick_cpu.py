@@ -1,7 +1,7 @@
 """Layers whose CPU kernels are slow in Paddle, computed another way with the same bits (training and dygraph only).
 
-Of a training step of SqueezeNet 1.1 on one core Paddle 3.3.1 spends 56 % adding the convolutions' biases and 9 % in
-the gradient of max pooling; ``benchmarks/bench_train.py`` times a step with and without this file. On GPUs and in a
+Paddle 3.3.1 adds the biases of convolutions and finds the gradient of max pooling slowly; ``benchmarks/bench_train.py``
+times a training step of SqueezeNet 1.1 with and without this file. On GPUs and in a
 static graph (export, Paddle Inference) the layers are Paddle's own.
 """
 import paddle
