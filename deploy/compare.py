@@ -16,6 +16,7 @@ import numpy as np  # noqa: E402  (needs the path above)
 from deploy.differences import MARGIN, compare_random, describe, difference, random_inputs  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.flags import quiet, read_options  # noqa: E402
+from utils.folders import standing  # noqa: E402
 from utils.retrieval.code_store import code_file  # noqa: E402
 from utils.retrieval.encode import encode, need_codes  # noqa: E402
 from utils.retrieval.encoder import modalities  # noqa: E402
@@ -172,7 +173,7 @@ def rates(encoders, rows, repeat, clock):
 
 def size(folder, manifest):
     """Bytes of the graphs and weights of a model folder."""
-    return sum(os.path.getsize(os.path.join(folder, name)) for name in manifest["files"]
+    return sum(os.path.getsize(os.path.join(standing(folder), name)) for name in manifest["files"]
                if os.path.splitext(name)[1] in GRAPH_FILES and name != (manifest.get("text") or {}).get("vectorizer"))
 
 

@@ -38,7 +38,7 @@ from utils.config import MAX_BITS, checked_recipe
 from utils.errors import InputError
 from utils.files import sha256_file, write_text
 from utils.flags import note
-from utils.folders import replaced
+from utils.folders import replaced, standing
 from utils.images import DECODES
 from utils.npz import read_npy
 from utils.plain_yaml import read_yaml
@@ -89,7 +89,7 @@ def read_manifest(model_dir):
     Raises:
         InputError: no such folder, no manifest, a damaged or changed one, or one of another format version.
     """
-    path = os.path.join(model_dir, MANIFEST)
+    path = os.path.join(standing(model_dir), MANIFEST)
     if not os.path.isdir(model_dir):
         raise InputError(f"no model folder at {model_dir}; make one with export_model.py --pretrained CHECKPOINT "
                          f"--save-inference-dir {model_dir}")
@@ -145,7 +145,7 @@ def graph_files(model_dir, manifest, prefix):
     if not graphs or not set(weights) <= set(manifest["files"]):
         wanted = " or ".join(prefix + ending for ending in GRAPHS[engine])
         raise InputError(f"{os.path.join(model_dir, MANIFEST)} lists no {' with '.join([wanted, *weights])}; {AGAIN}")
-    return [os.path.join(model_dir, name) for name in (graphs[0], *weights)]
+    return [os.path.join(standing(model_dir), name) for name in (graphs[0], *weights)]
 
 
 @functools.lru_cache(maxsize=None)
@@ -170,7 +170,7 @@ def check_files(model_dir, manifest):
         InputError: names the first that is not.
     """
     for name, digest in manifest["files"].items():
-        path = os.path.join(model_dir, name)
+        path = os.path.join(standing(model_dir), name)
         if not os.path.isfile(path):
             raise InputError(f"{path} is missing; export the model again")
         if sha256_file(path) != digest:
@@ -204,7 +204,7 @@ def open_vectorizer(model_dir, manifest):
     name = (manifest.get("text") or {}).get("vectorizer")
     if not name:
         return None
-    path = os.path.join(model_dir, name)
+    path = os.path.join(standing(model_dir), name)
     vectorizer = Vectorizer.load(path)
     if len(vectorizer) != manifest["text"]["dim"]:
         raise InputError(f"{path} has {len(vectorizer)} words, the model reads {manifest['text']['dim']}; {AGAIN}")
@@ -220,7 +220,7 @@ def read_trained_on(model_dir, manifest):
     known = manifest.get("trained_on") or {}
     if not known.get("ids"):
         return known.get("record"), None
-    path = os.path.join(model_dir, known["ids"])
+    path = os.path.join(standing(model_dir), known["ids"])
     hashes = read_npy(path)
     if hashes.dtype != np.uint64 or hashes.ndim != 1:
         raise InputError(f"{path} holds {hashes.dtype} {list(hashes.shape)}, expected uint64 [n]; {AGAIN}")
@@ -258,7 +258,7 @@ def write_trained_on(folder, record, hashes):
 def copy_files(source, folder, names):
     """Copy files of the model folder ``source`` into ``folder``."""
     for name in names:
-        shutil.copyfile(os.path.join(source, name), os.path.join(folder, name))
+        shutil.copyfile(os.path.join(standing(source), name), os.path.join(folder, name))
 
 
 def new_folder(folder, source=None, flag="--save-dir"):

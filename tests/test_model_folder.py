@@ -1,6 +1,7 @@
 """Model folders are written in one step: readers see the old model or the new one, and a kill leaves the old one."""
 import hashlib
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from deploy.model_folder import MANIFEST, check_files, new_folder, read_manifest, write_manifest
+from tests.campaign import inject
 from tests.conftest import ROOT
 from tests.manifests import manifest_of
 from utils import folders
@@ -110,6 +112,49 @@ def test_a_kill_leaves_one_whole_model(tmp_path, where, when, name):
     assert done.returncode == -signal.SIGKILL and whole(tmp_path / "model") == name
     make(tmp_path / "model", "c")  # and the next one clears up
     assert whole(tmp_path / "model") == "c" and os.listdir(tmp_path) == ["model"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_among_other_files_a_kill_leaves_one_whole_model(tmp_path):
+    """Killed before every single change of a file, of the folder and of what lies beside it."""
+    folder, seen, killed, number = tmp_path / "run", [], True, 0
+    while killed:
+        number += 1
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        (folder / "train.log").write_text("mine")
+        make(folder, "a", ["text.json"])
+        killed = killed_at(number, tmp_path, lambda: make(folder, "b"))
+        manifest = read_manifest(str(folder))
+        check_files(str(folder), manifest)
+        seen.append(manifest["method"])
+        make(folder, "c")
+        assert sorted(os.listdir(folder)) == ["inference.json", "inference.pdiparams", MANIFEST, "train.log"]
+        assert read_manifest(str(folder))["method"] == "c" and (folder / "train.log").read_text() == "mine"
+        check_files(str(folder), read_manifest(str(folder)))
+        assert os.listdir(tmp_path) == ["run"]
+    assert seen == sorted(seen) and set(seen) == {"a", "b"}
+
+
+def killed_at(number, folder, work):
+    """Whether a fork that works was killed before change ``number`` of a file below ``folder``."""
+    counter = folder.parent / f"{folder.name}.events"
+    child = os.fork()
+    if not child:
+        try:
+            os.setsid()
+            inject.install(inject.Orders(str(folder), str(counter), number))
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+def test_where_files_have_no_second_name(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError
+    monkeypatch.setattr(os, "link", refused)
+    test_other_files_stay(tmp_path)
 
 
 def test_a_reader_never_sees_a_mixture(tmp_path):

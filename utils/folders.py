@@ -9,6 +9,7 @@ import tempfile
 from utils.errors import InputError
 from utils.files import sole_writer
 
+_MOVING = ".moving-in"  # a product whose files are on their way into the folder around it
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux' renameat2
 _HERE = -100  # AT_FDCWD
 
@@ -17,14 +18,15 @@ _HERE = -100  # AT_FDCWD
 def replaced(folder, names, last, source=None, flag="--save-dir"):
     """Yield an empty folder to fill; when the block succeeds, it becomes ``folder`` in one step.
 
-    A reader sees the old product or the new one, and a process that is killed leaves the old one, where ``folder`` is
-    new or holds nothing but such a product (and can be renamed). Where it holds other files (a run folder), these stay:
-    the new files then move in one by one, ``last`` last, which tells that the others belong to it. One process at a
-    time: its lock is a file beside the folder, and what killed ones have left there is removed.
+    A reader sees the old product or the new one, and so does the next one after a kill. Where ``folder`` holds nothing
+    else and can be renamed, two folders are swapped. Where it holds other files (a run folder), these stay: the new
+    product moves into it as a hidden folder, which readers take from then on (``standing``), then its files take their
+    places, and the hidden folder goes. One process at a time: its lock is a file beside the folder, and what killed
+    ones have left there is finished or removed.
 
     Args:
         folder: made if missing.
-        names: of all files that such a product may have; ``last``: the one that tells which others belong to it.
+        names: of all files that such a product may have; ``last``: one that no whole product is without.
         source: the folder that the new one is made of, or None.
         flag: of the command that names ``folder``, for messages.
 
@@ -40,12 +42,12 @@ def replaced(folder, names, last, source=None, flag="--save-dir"):
         os.makedirs(parent, exist_ok=True)
         beside = os.access(parent, os.W_OK)
         with sole_writer(os.path.join(parent if beside else folder, name), f"wait for it, or choose another {flag}"):
-            _clean(folder, last)
+            _clean(folder, names, last)
             whole = beside and (not os.path.exists(folder) or _may_be_replaced(folder, names))
             temporary = tempfile.mkdtemp(prefix=f".{name}.", suffix=".part", dir=parent if whole else folder)
             try:
                 yield temporary
-                _replace(temporary, folder) if whole else _move_in(temporary, folder, names, last)
+                _replace(temporary, folder) if whole else _move_in(temporary, folder, names)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
@@ -53,8 +55,14 @@ def replaced(folder, names, last, source=None, flag="--save-dir"):
                          f"{flag}") from error
 
 
-def _clean(folder, last):
-    """Remove what killed writers of ``folder`` have left, beside it or in it.
+def standing(folder):
+    """Where the files of the product ``folder`` are: in it, or on their way into it."""
+    moving = os.path.join(folder, _MOVING)
+    return moving if os.path.isdir(moving) else folder
+
+
+def _clean(folder, names, last):
+    """Finish or remove what killed writers of ``folder`` have left, beside it or in it.
 
     One that was killed between the two renames of ``_replace`` has left the old product aside and nothing in its place:
     that one comes back.
@@ -67,6 +75,8 @@ def _clean(folder, last):
             os.rename(one, folder)
     for one in (*aside, *left, *glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(name)}.*.part"))):
         shutil.rmtree(one, ignore_errors=True)
+    if standing(folder) != folder:
+        _move_in(standing(folder), folder, names)
 
 
 def _may_be_replaced(folder, names):
@@ -76,9 +86,7 @@ def _may_be_replaced(folder, names):
 
 def _replace(temporary, folder):
     """Put the folder ``temporary`` in the place of ``folder``, which may be missing."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o777 & ~umask)  # mkdtemp makes private folders
+    _open_to_others(temporary)
     if not os.path.exists(folder):
         os.rename(temporary, folder)
     elif not _exchange(temporary, folder):
@@ -97,11 +105,41 @@ def _exchange(first, second):
     return call(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _EXCHANGE) == 0
 
 
-def _move_in(temporary, folder, names, last):
-    """Move the files of ``temporary`` into ``folder``; files of an earlier product go, all others stay."""
-    files = sorted(os.listdir(temporary), key=lambda name: name == last)
-    for name in files:
-        os.replace(os.path.join(temporary, name), os.path.join(folder, name))
-    for stale in names - set(files):
-        if os.path.exists(os.path.join(folder, stale)):
-            os.remove(os.path.join(folder, stale))
+def _move_in(source, folder, names):
+    """Move the files of the folder ``source`` into ``folder``; files of an earlier product go, all others stay.
+
+    Args:
+        source: a new folder, or the one that a killed process had begun to move.
+    """
+    moving = os.path.join(folder, _MOVING)
+    parts = tempfile.mkdtemp(prefix=f".{os.path.basename(folder)}.", suffix=".part", dir=folder)
+    try:
+        files = os.listdir(source)
+        for name in files:  # what may fail for want of space comes first
+            _link(os.path.join(source, name), os.path.join(parts, name))
+        if source != moving:
+            _open_to_others(source)
+            os.rename(source, moving)  # in this moment the new product takes the place of the old one
+        for name in files:
+            os.replace(os.path.join(parts, name), os.path.join(folder, name))
+        for stale in names.difference(files):
+            if os.path.exists(os.path.join(folder, stale)):
+                os.remove(os.path.join(folder, stale))
+        os.rename(moving, os.path.join(parts, "done"))  # and goes in one step, which removing it would not be
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _link(source, target):
+    """The same file under another name; a copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _open_to_others(folder):
+    """Give a folder of mkdtemp, which makes private ones, the ordinary permissions."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(folder, 0o777 & ~umask)

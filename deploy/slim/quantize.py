@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402  (needs the path above)
 from deploy.compare import DATA_FLAGS  # noqa: E402
 from deploy.data import Data  # noqa: E402
 from deploy.differences import accepted  # noqa: E402
-from deploy.model_folder import TRAINED_ON, copy_files, float_export, new_folder, write_manifest  # noqa: E402
+from deploy.model_folder import TRAINED_ON, copy_files, float_export, graph_files, new_folder, write_manifest  # noqa: E402
 from deploy.slim.ptq_worker import OPERATORS  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.files import sha256_file  # noqa: E402
@@ -102,10 +102,10 @@ def quantize(options):
             folder that cannot be written; then nothing is left behind.
     """
     manifest = float_export(options.model_dir)
-    stem = os.path.join(options.model_dir, manifest["image"]["prefix"])
+    stem, ending = os.path.splitext(graph_files(options.model_dir, manifest, manifest["image"]["prefix"])[0])
     if len(manifest["image"]["input"]) != 3:
         raise InputError(f"{options.model_dir} reads feature vectors: there is no network to quantise")
-    if os.path.basename(stem) + ".pdmodel" not in manifest["files"]:
+    if ending != ".pdmodel":
         raise InputError(f"{stem}.pdmodel is missing: Paddle quantises graphs of that form only; export the model with "
                          "export_model.py --format pdmodel")
     images = calibration(manifest, options)
