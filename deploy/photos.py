@@ -20,12 +20,16 @@ from utils.files import owned, write_text
 from utils.image_header import HEIF_ENDINGS, read_heif
 from utils.images import IMAGE_ENDINGS
 from utils.picture_loader import PictureLoader
+from utils.plain_json import read_json
 from utils.progress import Progress
 from utils.retrieval.code_store import code_file
 from utils.retrieval.encode import encode
 from utils.retrieval.shard_set import MANIFEST, CodesInfo
+from utils.schema import check, either, mapping, row, text
 
 SEEN, LOCK = "photos.json", ".photos.lock"
+REBUILD = "--rebuild makes the index anew"
+_SEEN = mapping(row(text(), either(text())))  # fields of Seen
 AT_ONCE = 512  # pictures that are added together
 SAVED_EVERY = 20.0  # seconds
 HEIF_ADVICE = "HEIC pictures were left out: pip install pillow-heif (requirements-photos.txt) reads them"
@@ -111,12 +115,13 @@ class Photos:
         """dict id -> Seen of earlier calls: all pictures that the index may hold."""
         path = os.path.join(self.place, SEEN)
         try:
-            with open(path, encoding="ascii") as file:
-                return {name: Seen(*row) for name, row in json.load(file).items()}
+            known = read_json(path)
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(f"{path} is damaged ({error}); --rebuild makes the index anew") from error
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is damaged ({error}); {REBUILD}") from error
+        check(known, _SEEN, path, REBUILD)
+        return {name: Seen(*entry) for name, entry in known.items()}
 
     def _save(self, known):
         write_text(os.path.join(self.place, SEEN), json.dumps(known) + "\n")

@@ -27,7 +27,7 @@ def main():
     options = parser.parse_args()
     try:
         got, wanted = losses(options.run), losses(options.reference)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         print(f"error: cannot compare: {error!r}")
         sys.exit(2)
     if not wanted or set(got) != set(wanted):

@@ -48,7 +48,6 @@ Data or settings that are not those of the stored results are one line, and noth
 import argparse
 import glob
 import hashlib
-import json
 import math
 import os
 import platform
@@ -60,6 +59,8 @@ import numpy as np
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 from test_tipc import official_results  # noqa: E402  (needs the path above)
+from utils import plain_json  # noqa: E402
+from utils.errors import InputError  # noqa: E402
 
 FORMAT = 1
 INSTRUCTIONS = ("avx512f", "avx2", "avx", "sse4_2")
@@ -81,7 +82,7 @@ STEP = re.compile(r"^(?:[\d:]+ )?epoch: \[(\d+)/\d+\], step: \[[\d/]+\],\s+(?:et
                   r"(loss: [^\[]*?),\s+avg_reader_cost:", re.MULTILINE)
 
 
-class Unusable(Exception):
+class Unusable(InputError):
     """Something needed for a comparison is missing or damaged; one line."""
 
 
@@ -89,8 +90,7 @@ class Unusable(Exception):
 def read_json(path):
     """A JSON object, or Unusable."""
     try:
-        with open(path, encoding="utf-8") as file:
-            value = json.load(file)
+        value = plain_json.read_json(path)
     except (OSError, ValueError) as error:
         raise Unusable(f"cannot read {path}: {error}") from None
     if not isinstance(value, dict):

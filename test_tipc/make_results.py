@@ -139,9 +139,7 @@ def write(path, results):
     if not os.path.exists(path):
         write_text(path, text)
         return "new"
-    with open(path, encoding="utf-8") as file:
-        old = file.read()
-    known, values = json.loads(old), json.loads(text)
+    known, values = compare_results.read_json(path), json.loads(text)
     if {**known, "commit": None} == {**values, "commit": None}:
         return "same"  # the file stays as it is
     write_text(path, text)

@@ -12,6 +12,8 @@ import json
 import math
 import os
 
+from utils.plain_json import parse_json
+
 PRECISIONS = ("fp32", "fp16", "int8")
 
 
@@ -37,9 +39,9 @@ def path_of(folder, config):
 def numbers(text, where):
     """A JSON number or list of numbers as a list of floats; raises Damaged."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
         return [float(number) for number in (value if isinstance(value, list) else [value])]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         raise Damaged(f"{where}: {text.strip()[:60]!r} is no number and no list of numbers") from None
 
 

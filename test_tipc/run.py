@@ -141,10 +141,14 @@ def default_jobs():
 
 
 class Runner:
-    """Runs tasks; knows the processes it started, so that none outlives it."""
+    """Runs tasks; knows the processes it started, so that none outlives it.
 
-    def __init__(self, root, many_jobs):
+    ``lock`` is held by them too: a chain whose runner was killed goes on, and nobody else writes there until it ends.
+    """
+
+    def __init__(self, root, many_jobs, lock=None):
         self.root, self.many_jobs = root, many_jobs
+        self.handed_on = () if lock is None else (lock,)
         self.preparing = threading.Lock()  # the data belong to all configs
         self.lock = threading.Lock()
         self.children = set()
@@ -157,7 +161,7 @@ class Runner:
                 return 143, "error: interrupted"
             child = subprocess.Popen(["bash", *arguments], env=variables, stdin=subprocess.DEVNULL, text=True,
                                      errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                     start_new_session=True)
+                                     start_new_session=True, pass_fds=self.handed_on)
             self.children.add(child)
         said = child.communicate()[0]
         with self.lock:
@@ -289,6 +293,24 @@ def clean(text):
     return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
 
 
+def sole_writer(output):
+    """Handle of a lock that no other runner has for this folder, nor what a killed one has started; None on Windows.
+
+    Raises:
+        Mistake: somebody writes there.
+    """
+    if os.name != "posix":
+        return None
+    import fcntl
+    handle = os.open(os.path.join(output, ".lock"), os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise Mistake(f"{output} is being written by another run, or by what a killed run has started; wait for it, or "
+                      "choose another folder with TIPC_OUTPUT") from None
+    return handle
+
+
 def write(path, content):
     """Write bytes as a whole or not at all."""
     with open(path + ".part", "wb") as file:
@@ -300,9 +322,19 @@ def load_summary(path):
     """The tasks of the last summary."""
     try:
         with open(path, encoding="utf-8") as file:
-            return json.load(file)["tasks"]
-    except (OSError, ValueError, KeyError):
-        raise Mistake(f"--rerun-failed: there is no {path}; run sh scripts/tipc.sh first") from None
+            tasks = json.load(file)["tasks"]
+        if not all(map(_is_task, tasks)):
+            raise ValueError
+        return tasks
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise Mistake(f"--rerun-failed: there is no {path}, or it is damaged; run sh scripts/tipc.sh first") from None
+
+
+def _is_task(task):
+    """Whether a value from a summary is a task as ``Runner.run`` has left it."""
+    return (task["chain"] in CHAINS and isinstance(task["venv"], (str, type(None))) and isinstance(task["seconds"], int)
+            and all(isinstance(task[key], str) for key in ("config", "mode", "verdict", "said", "paddle"))
+            and all([type(cell) for cell in step] == [str, str, int, str] for step in task["steps"]))
 
 
 def line_of(task):
@@ -330,7 +362,7 @@ def main(argv):
     jobs = min(options.jobs or default_jobs(), max(1, len(todo)))
     os.makedirs(output, exist_ok=True)
     print(f"{len(todo)} to run, {jobs} at a time", flush=True)
-    runner = Runner(ROOT, jobs > 1)
+    runner = Runner(ROOT, jobs > 1, sole_writer(output))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         with concurrent.futures.ThreadPoolExecutor(jobs) as pool:

@@ -66,16 +66,18 @@ print("done", flush=True)
 KILLS = """
 import json, pathlib, sys
 from tests.campaign import kills
-from tests.campaign.scenarios import Scenario, nothing
+from tests.campaign.commands import nothing
+from tests.campaign.scenarios import Scenario
 def read(work):
     return (work / "x.txt").read_text() if (work / "x.txt").exists() else None
 found = {}
 for how in ("careful", "careless"):
     words = lambda work, _: [sys.argv[1], work / "x.txt", how]
-    bench = kills.Bench(Scenario(how, nothing, words, read, said="done"), None, pathlib.Path(sys.argv[2]))
+    scenario, row = Scenario(how, nothing, words, read, said="done"), kills.Row(how, 0)
+    bench = kills.Bench(scenario, None, pathlib.Path(sys.argv[2]), row)
     for number in range(40):
         bench.kill(0, number)
-    found[how] = [bench.row.kills, bench.row.wrong, bench.row.left]
+    found[how] = [row.kills, row.wrong, row.left]
 print(json.dumps(found))
 """
 

@@ -81,8 +81,12 @@ elif step == "compare":
 
 @pytest.fixture
 def repo(tmp_path):
-    """A copy of the scripts and of HashNet's configs with a stand-in for Python."""
-    folder = tmp_path / "repo"
+    """See ``copy_repo``."""
+    return copy_repo(tmp_path / "repo")
+
+
+def copy_repo(folder):
+    """A copy of the scripts and of HashNet's configs with a stand-in for Python; returns its folder."""
     for name in ("scripts", "test_tipc"):
         shutil.copytree(ROOT / name, folder / name, ignore=lambda parent, names: [
             name for name in names if name in ("output", "results", "__pycache__")
@@ -555,6 +559,26 @@ def test_nothing_outlives_an_interrupted_runner(repo):
     while os.path.exists(f"/proc/{child}/status") and "zombie" not in pathlib.Path(f"/proc/{child}/status").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_nobody_else_writes_while_the_chain_of_a_killed_runner_goes_on(repo):
+    command = ("sh", "scripts/tipc.sh", "hashnet_16")
+    process = subprocess.Popen(command, cwd=repo, stdout=subprocess.PIPE, env=variables(repo, SLEEP="train"))
+    deadline = time.monotonic() + 60
+    while not (repo / "sleeping").exists() or not (repo / "sleeping").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    refused = call(repo, *command, ok=False)
+    assert "test_tipc/output is being written by" in refused.stderr and "TIPC_OUTPUT" in refused.stderr
+    call(repo, *command, TIPC_OUTPUT=repo / "elsewhere")
+    os.kill(int((repo / "sleeping").read_text()), signal.SIGKILL)  # its chain ends with the steps that follow
+    while "being written" in subprocess.run(command, cwd=repo, env=variables(repo), stdout=subprocess.PIPE, text=True,
+                                            stderr=subprocess.PIPE).stderr:
+        assert time.monotonic() < deadline + 60
+        time.sleep(0.2)
+    assert call(repo, *command).stdout.splitlines()[-1] == "1 passed"
 
 
 @pytest.mark.parametrize("arguments, words", [

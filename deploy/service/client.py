@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 from utils.errors import InputError, run_main
 from utils.flags import read_options
+from utils.plain_json import parse_json
 from utils.settings import Setting
 
 SERVER = "http://127.0.0.1:8765"
@@ -144,7 +145,7 @@ class Client:
         if kind != "application/json" and status < 400:
             return data
         try:
-            answer = json.loads(data)
+            answer = parse_json(data)
         except ValueError:
             answer = None
         if status >= 400 or answer is None:

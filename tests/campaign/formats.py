@@ -35,6 +35,7 @@ class Format:
         targets: patterns of the names of the files that are damaged.
         open: why content that differs from the original's is accepted; empty where it is not.
         forge: callable (folder, rng), or None.
+        rounds: a file is read in one of so many rounds.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Format:
     targets: tuple = ("*",)
     open: str = ""
     forge: Optional[Callable] = None
+    rounds: int = 1
 
     def files(self, folder):
         """Names of the files below ``folder`` that are damaged, relative to it."""
@@ -360,7 +362,7 @@ FORMATS = (
     Format("features .mat v5, compressed", data.mat_make(True), data.protocol_read("f.mat"), open=FOREIGN),
     Format("features .mat v7.3", data.hdf5_make, data.protocol_read("f.mat"), open=FOREIGN, forge=data.hdf5_forge),
     Format("feature store", store_make, store_read, targets=("*/piece-*",)),
-    *(Format(f"picture .{ending}", data.picture_make(ending), data.picture_read, open=PICTURE)
+    *(Format(f"picture .{ending}", data.picture_make(ending), data.picture_read, open=PICTURE, rounds=2)
       for ending in data.PICTURES),
     Format("shard .tar", data.tar_make, data.protocol_read("a.tar"), open=FOREIGN),
     Format("index of a shard", data.tar_index_make, data.protocol_read("a.tar"), targets=("*.index",)),

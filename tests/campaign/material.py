@@ -34,7 +34,13 @@ def training(folder, out, *more, method="djsrh", batch=16):
 
 
 def make(folder):
-    """Write ``shapes`` (pictures), ``run`` (of two epochs), ``feature_store``, ``model`` and ``pdmodel`` (exports)."""
+    """Write ``shapes`` (pictures), ``run`` (of two epochs), ``feature_store``, ``model`` and ``pdmodel`` (exports).
+
+    Nothing is done where that has been done to its end.
+    """
+    if (folder / "pdmodel" / "inference.yml").exists():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     run(*training(folder, folder / "run", "--epoch", 2, "--eval-epoch", 2))
     for name, form in (("model", "auto"), ("pdmodel", "pdmodel")):
         run("export_model.py", "--pretrained", folder / "run", "--save-inference-dir", folder / name, "--format", form)

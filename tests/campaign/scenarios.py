@@ -6,14 +6,50 @@ where there is none; it raises InputError where it is damaged. After a kill the 
 or that after it, and the next run must bring it to what an undisturbed run gives and leave no other file behind.
 """
 import dataclasses
-import json
-import os
-import shutil
+import importlib.util
 from typing import Callable, Optional
 
-from tests.campaign import formats, material
-from tests.campaign.data_formats import picture
-from tests.campaign.formats import index_read, model_read
+from tests.campaign.commands import (
+    an_index,
+    bulk,
+    change,
+    changed_gallery,
+    changed_photos,
+    code_files,
+    convert,
+    export,
+    first_part,
+    half_a_run,
+    holey_index,
+    index_names,
+    index_to_serve,
+    infer,
+    last_part,
+    matrix,
+    model_beside_files,
+    nothing,
+    old_model,
+    predict,
+    quantize,
+    ranks,
+    read_codes,
+    read_index,
+    read_matrix,
+    read_model,
+    read_served,
+    read_shards,
+    resume,
+    run_read,
+    scripts,
+    search,
+    served,
+    served_names,
+    shard,
+    shard_again,
+    some_pictures,
+    train,
+    train_again,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +60,9 @@ class Scenario:
         words: callable (work, material) -> the command, behind ``python``.
         again: the next run, by default the same command.
         steps: the content may be any on the way (a training writes a checkpoint an epoch), as long as it is whole.
-        refused: after a kill the result may be refused until the next run: docs/trust.md says so.
         said: what the command prints when its result is safe: from there on a kill costs nothing.
         names: callable (work) -> files that belong there; None: those of an undisturbed run.
-        weight: how often it is killed, in comparison.
+        needs: packages without which it is left out.
     """
 
     name: str
@@ -36,249 +71,52 @@ class Scenario:
     read: Callable
     again: Optional[Callable] = None
     steps: bool = False
-    refused: bool = False
     said: str = ""
     names: Optional[Callable] = None
-    weight: float = 1.0
+    needs: tuple = ()
 
-
-def nothing(work, material_folder):
-    """Nothing stands there before."""
-
-
-# training -----------------------------------------------------------------------------------------
-EPOCHS = ["--epoch", 3, "--eval-epoch", 1, "--num-workers", 1]
-
-
-def train(work, source):
-    return material.training(source, work / "run", *EPOCHS, batch=32)
-
-
-def resume(work, _):
-    return ["main_single_gpu.py", "--resume", work / "run", "--device", "cpu", "--num-workers", 1]
-
-
-def train_again(work, source):
-    """As the message of an interrupted run says."""
-    started = (work / "run" / "latest.safetensors").exists()
-    return resume(work, source) if started else [*train(work, source), "--overwrite"]
-
-
-def half_a_run(work, source):
-    material.run(*train(work, source), "--stop-epoch", 1)
-
-
-def run_read(work):
-    """Checkpoints, codes and result of a run folder, without times; and what the feature store knows."""
-    from tests.campaign.formats import codes_read_file
-    from utils.training.checkpoint import load_checkpoint
-    found, folder = {}, work / "run"
-    for name in ("best.safetensors", "latest.safetensors"):
-        if (folder / name).exists():
-            arrays, meta = load_checkpoint(str(folder / name))
-            state = {key: value for key, value in meta["state"].items() if key not in ("seconds", "images", "history")}
-            found[name] = [arrays, {**meta, "state": state}]
-    for name in os.listdir(folder) if folder.is_dir() else ():
-        if name.endswith(".npz") and not name.startswith("."):
-            found[name] = codes_read_file(folder / name)
-    if (folder / "result.json").exists():
-        found["result.json"] = json.loads((folder / "result.json").read_text())["score"]
-    found["features"] = [sorted(formats.store_rows(work / "feature_store" / space).items())
-                         for space in os.listdir(work / "feature_store")] if (work / "feature_store").is_dir() else []
-    return found
-
-
-# models -------------------------------------------------------------------------------------------
-def export(work, source):
-    return ["export_model.py", "--pretrained", source / "run", "--save-inference-dir", work / "model"]
-
-
-def old_model(work, source):
-    """The model of a run that was trained shorter."""
-    material.run(*material.training(source, work.parent / "old_run", "--epoch", 1, "--seed", 5))
-    material.run("export_model.py", "--pretrained", work.parent / "old_run", "--save-inference-dir", work / "model")
-    shutil.rmtree(work.parent / "old_run")
-
-
-def model_beside_files(work, source):
-    """An export into a folder that holds other files, such as that of a run."""
-    old_model(work, source)
-    (work / "model" / "notes.txt").write_text("mine")
-
-
-def read_model(name):
-    """Reader of a model folder in ``work``."""
-    def read(work):
-        return model_read(str(work / name)) if (work / name / "inference.yml").exists() else None
-    return read
-
-
-def convert(work, source):
-    return ["deploy/onnx/convert.py", "--model-dir", source / "model", "--save-dir", work / "onnx"]
-
-
-def quantize(work, source):
-    return ["deploy/slim/quantize.py", "--model-dir", source / "pdmodel", "--save-dir", work / "int8", "--images", 4,
-            "--max-flips", 1]
-
-
-# codes --------------------------------------------------------------------------------------------
-def infer(work, source):
-    return ["deploy/inference_python/infer.py", "--model-dir", source / "model", "--save-path", work / "out"]
-
-
-def read_codes(*name):
-    """Reader of a code file in ``work``."""
-    def read(work):
-        from tests.campaign.formats import codes_read_file
-        path = work.joinpath(*name)
-        return codes_read_file(path) if path.exists() else None
-    return read
-
-
-def predict(work, source):
-    return ["predict.py", "--model-dir", source / "model", "--gallery", work / "pictures", "--code-file",
-            work / "gallery.npz"]
-
-
-def some_pictures(work, _=None, numbers=range(12)):
-    (work / "pictures").mkdir(exist_ok=True)
-    for i in numbers:
-        (work / "pictures" / f"{i}.png").write_bytes(picture(i))
-
-
-def changed_gallery(work, source):
-    """A gallery whose codes are those of an earlier state of its pictures."""
-    some_pictures(work)
-    material.run(*predict(work, source))
-    some_pictures(work, numbers=range(12, 16))
-    (work / "pictures" / "3.png").unlink()
-
-
-def bulk(work, source):
-    return ["deploy/inference_python/encode.py", "--model-dir", source / "model", "--gallery", work / "pictures",
-            "--save-dir", work / "index", "--shard-size", 4, "--workers", 1, "--threads", 1]
-
-
-def search(work, source):
-    return ["search.py", work / "pictures", "--model-dir", source / "model", "--index", work / "index"]
-
-
-def changed_photos(work, source):
-    """A folder that has changed since search.py looked at it."""
-    some_pictures(work)
-    material.run(*search(work, source))
-    some_pictures(work, numbers=range(12, 16))
-    (work / "pictures" / "3.png").unlink()
-
-
-def shard(work, _):
-    return ["-m", "utils.datasets", "shard", work / "pictures", "--out", work / "shards", "--per-shard", 5]
-
-
-def shard_again(work, source):
-    """Shards that are there are all there: the command never writes into a folder that holds some."""
-    return ["-m", "utils.datasets", "check", work / "shards"] if (work / "shards").exists() else shard(work, source)
-
-
-def read_shards(work):
-    """Names and bytes of a folder of shards; what is there must be a data set."""
-    folder = work / "shards"
-    if not folder.exists():
-        return None
-    from utils.datasets import load_protocol
-    load_protocol(str(folder))
-    return {name: (folder / name).read_bytes() for name in sorted(os.listdir(folder))}
-
-
-# indexes ------------------------------------------------------------------------------------------
-def code_files(work, _):
-    formats.codefile(60).save(work / "codes.npz")
-    from tests.indexes import make
-    make(30, seed=1, prefix="more/", relaxed=True).save(work / "more.npz")
-
-
-def an_index(engine):
-    """``before`` of the scenarios that change an index."""
-    def before(work, source):
-        if engine == "exact":
-            code_files(work, source)
-            more = []
-        else:
-            from tests.indexes import make
-            make(100, relaxed=True).save(work / "codes.npz")
-            make(30, seed=1, prefix="more/", relaxed=True).save(work / "more.npz")
-            more = ["--lists", 2, "--probes", 2]
-        material.run("-m", "deploy.index", "build", f"{engine}:{work / 'index'}", work / "codes.npz", *more)
-    return before
-
-
-def holey_index(work, source):
-    """An index with removed rows."""
-    an_index("exact")(work, source)
-    gone = [f"images/{i}.jpg" for i in range(0, 60, 3)]
-    material.run("-m", "deploy.index", "remove", f"exact:{work / 'index'}", *gone)
-
-
-def change(what, *more, engine="exact"):
-    """``words`` of a command of python -m deploy.index."""
-    def words(work, _):
-        return ["-m", "deploy.index", what, f"{engine}:{work / 'index'}",
-                *(work / one if str(one).endswith(".npz") else one for one in more)]
-    return words
-
-
-def read_index(engine="exact"):
-    """Reader of an index: its items by their ids, whatever their order."""
-    def read(work):
-        folder = work / "index"
-        if not (folder / "manifest.json").exists():
-            return None
-        rows = index_read(folder, engine)[0]
-        return {name: [column if column is None else column[i] for column in batch[2:5]]
-                for batch in rows for i, name in enumerate(batch[1])}
-    return read
-
-
-def index_names(work):
-    """Files that the manifest names, and those beside the index."""
-    from deploy.index.store import _files
-    from utils.retrieval.shard_set import read_manifest
-    shards = _files(read_manifest(work / "index"))
-    others = {name for name in os.listdir(work / "index")
-              if not name.startswith((".", "shard-", "faiss-")) or name.endswith(".lock")}
-    return {f"index/{name}" for name in shards | others} | \
-        {os.path.relpath(path, work) for path in work.glob("*.npz")} | \
-        {os.path.relpath(path, work) for path in work.glob("pictures/*")}
+    def runs_here(self):
+        """Whether what it needs is installed."""
+        return all(importlib.util.find_spec(name) for name in self.needs)
 
 
 SCENARIOS = (
     Scenario("train", nothing, train, run_read, train_again, steps=True, said="wrote "),
     Scenario("train --resume", half_a_run, resume, run_read, steps=True, said="wrote "),
+    Scenario("train, two ranks", nothing, ranks(train), run_read, ranks(train_again), steps=True, said="wrote "),
     Scenario("export", nothing, export, read_model("model"), said="Inference model is saved"),
     Scenario("export over a model", old_model, export, read_model("model"), said="Inference model is saved"),
-    Scenario("export beside other files", model_beside_files, export, read_model("model"), steps=True,
-             refused=True, said="Inference model is saved"),
-    Scenario("onnx convert", nothing, convert, read_model("onnx"), weight=.3),
-    Scenario("slim quantize", nothing, quantize, read_model("int8"), weight=.3),
+    Scenario("export beside other files", model_beside_files, export, read_model("model"),
+             said="Inference model is saved"),
+    Scenario("onnx convert", nothing, convert, read_model("onnx")),
+    Scenario("slim quantize", nothing, quantize, read_model("int8")),
     Scenario("infer", nothing, infer, read_codes("out", "database_djsrh_12.npz"), said="Save code of database"),
     Scenario("predict, new gallery", some_pictures, predict, read_codes("gallery.npz"), said="Save code of database"),
     Scenario("predict, gallery refresh", changed_gallery, predict, read_codes("gallery.npz")),
     Scenario("encode, many pictures", some_pictures, bulk, read_index(), names=index_names),
+    Scenario("encode, last part", first_part, last_part, read_index(), names=index_names),
+    Scenario("search.py, new folder", some_pictures, search, read_index(), steps=True, names=index_names),
     Scenario("search.py, changed folder", changed_photos, search, read_index(), steps=True,
              names=index_names),
     Scenario("datasets shard", some_pictures, shard, read_shards, shard_again),
     Scenario("index build", code_files, change("build", "codes.npz", "--overwrite"), read_index(), said="Built ",
-             names=index_names, weight=2),
+             names=index_names),
     Scenario("index build in place", an_index("exact"), change("build", "more.npz", "--overwrite"), read_index(),
-             said="Built ", names=index_names, weight=2),
+             said="Built ", names=index_names),
     Scenario("index add", an_index("exact"), change("add", "more.npz", "--replace"), read_index(), said="Added ",
-             names=index_names, weight=2),
+             names=index_names),
     Scenario("index remove", an_index("exact"),
              change("remove", "images/3.jpg", "images/7.jpg", "--missing-ok"), read_index(), said="Removed ",
-             names=index_names, weight=2),
-    Scenario("index compact", holey_index, change("compact"), read_index(), said="Compacted ", names=index_names,
-             weight=2),
+             names=index_names),
+    Scenario("index compact", holey_index, change("compact"), read_index(), said="Compacted ", names=index_names),
     Scenario("Faiss lists, add and save", an_index("faiss"), change("add", "more.npz", "--replace", engine="faiss"),
              read_index("faiss"), said="Added ", names=index_names),
+    Scenario("milvus-lite, add", an_index("milvus"), change("add", "more.npz", "--replace", engine="milvus"),
+             read_index("milvus"), steps=True, said="Added ", needs=("pymilvus", "milvus_lite")),
+    Scenario("milvus-lite, remove", an_index("milvus"),
+             change("remove", "images/3.jpg", "images/7.jpg", "--missing-ok", engine="milvus"), read_index("milvus"),
+             steps=True, said="Removed ", needs=("pymilvus", "milvus_lite")),
+    Scenario("TIPC, a matrix", scripts, matrix, read_matrix),
+    Scenario("service under writes", index_to_serve, served, read_served, steps=True, names=served_names,
+             needs=("fastapi", "uvicorn")),
 )
