@@ -20,6 +20,11 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 
+def kills(count):
+    """How often a test kills what it looks at: ``DEEPHASH_KILLS``, else ``count``."""
+    return int(os.environ.get("DEEPHASH_KILLS", count))
+
+
 @pytest.fixture(scope="session")
 def golden():
     """``golden(name)`` opens GOLDEN_DIR/<name>.npz (default ../shared/golden) or skips with the reason."""

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from deploy.index import build_index
+from deploy.index import Where, build_index
 from utils.retrieval.codes import CodeFile
 from utils.retrieval.hamming import pack, unpack
 from utils.retrieval.shard_set import CodesInfo
@@ -49,7 +49,7 @@ class Place:
         """Of an index that is not there yet."""
         self.number += 1
         if self.engine == "server":
-            return f"milvus:{server()}/t{os.getpid()}_{time.time_ns()}"
+            return f"milvus:{server().address}/t{os.getpid()}_{time.time_ns()}"
         kind, ending = {"lite": ("milvus", ".db"), "lists": ("faiss", "")}.get(self.engine, (self.engine, ""))
         return f"{kind}:{self.folder / f'index{self.number}'}{ending}"
 
@@ -61,8 +61,20 @@ class Place:
 
 
 SERVE = """
-import sys, time
+import socket, sys
 from milvus import default_server
+
+def free(port):
+    # connections of a server that was killed do not keep its port
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind(("127.0.0.1", port))
+        return probe
+    except OSError:
+        probe.close()
+
+default_server.config.try_bind_port = free
 default_server.set_base_dir(sys.argv[1])
 default_server.start()
 print(default_server.listen_port, flush=True)
@@ -97,11 +109,11 @@ class Server:
 
 
 def server():
-    """Address of the session's server."""
+    """The session's Server."""
     if not _servers:
         import tempfile
         _servers.append(Server(tempfile.mkdtemp(prefix="milvus-")))
-    return _servers[0].address
+    return _servers[0]
 
 
 def stop_servers():
@@ -138,3 +150,11 @@ class Reference:
 def pairs(hits):
     """Hits as the Reference gives them."""
     return list(zip(hits.distance.tolist(), hits.ids))
+
+
+def agree(index, reference, queries, k=7, radius=6, **where):
+    """Whether an index answers as the reference, by k and by radius."""
+    for found, code in zip(index.search(queries, k, Where(**where)), queries):
+        assert pairs(found) == reference.ranked(code, **where)[:k]
+    for found, code in zip(index.within(queries, radius, Where(**where)), queries):
+        assert pairs(found) == [row for row in reference.ranked(code, **where) if row[0] <= radius]

@@ -22,7 +22,7 @@ from utils.retrieval.hamming import pack
 from utils.retrieval.shard_set import CodesInfo
 
 
-def small_index(tmp_path_factory, shapes, folder, name="hashnet", engine="exact", count=40):
+def small_index(tmp_path_factory, shapes, folder, name="hashnet", engine="exact", count=40, uri=None):
     """(model folder, URI of a new index of pictures of the shapes set, their paths)."""
     model = exported(tmp_path_factory, shapes, name)
     part, images = pictures(shapes, count, "database")
@@ -31,7 +31,7 @@ def small_index(tmp_path_factory, shapes, folder, name="hashnet", engine="exact"
     meta = {"classes": encoder.manifest["dataset"]["classes"], "root": part.images.root}
     codes = CodeFile(pack(relaxed), encoder.bits, part.ids[:count], part.labels[:count].astype(np.uint8),
                      encoder.fingerprint, meta, relaxed.astype(np.float16))
-    uri = f"{engine}:{folder / 'index'}"
+    uri = uri or f"{engine}:{folder / 'index'}"
     build_index(uri, (CodesInfo.of(codes), [codes])).close()
     return model, uri, [part.images.path(i) for i in range(count)]
 

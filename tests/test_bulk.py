@@ -1,4 +1,5 @@
 """deploy/inference_python/encode.py: shards are the same bytes whoever writes them, and whatever was interrupted."""
+import itertools
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ from deploy.engines import open_model
 from deploy.index import open_index
 from deploy.inference_python import encode
 from models import METHODS
-from tests.conftest import ROOT
+from tests.conftest import ROOT, kills
 from tests.exported import BITS, SIZES, exported, one_error_line
 from utils.datasets import load_protocol
 from utils.errors import InputError
@@ -138,15 +139,28 @@ def test_texts_and_data_sets(tmp_path, tmp_path_factory, shapes):
 
 # interrupted, and spread --------------------------------------------------------------------
 def test_killed_at_random_moments(model, photos, wanted, tmp_path):
-    """Signal 9 until it ends by itself: shards that were there stay as they were, and the end is the same bytes."""
+    """Signal 9 until it ends by itself: shards that were there stay as they were, and the end is the same bytes.
+
+    DEEPHASH_KILLS=50 begins anew until there were so many.
+    """
+    rng, done, folders = np.random.default_rng(0), 0, 0
+    while done < kills(2):
+        folder, folders = tmp_path / str(folders), folders + 1
+        done += killed_until_it_ends(model, photos, folder, rng)
+        assert contents(folder) == contents(wanted)
+
+
+def killed_until_it_ends(model, photos, folder, rng):
+    """Number of the encoder's processes that were killed."""
+    folder.mkdir()
     command = [sys.executable, "-c", "import sys, time; sys.path.insert(0, sys.argv[1])\n"
                "from deploy import bulk\nfrom deploy.inference_python import encode\nmade = bulk.Job.encode\n"
                "def slow(job, number, progress=None):\n"
                "    print('begin', flush=True); time.sleep(.1); made(job, number, progress)\n"
                "bulk.Job.encode = slow\nencode.main(sys.argv[2:])", str(ROOT),
-               *flags(model, photos, tmp_path, "--keep-relaxed")]
-    rng, kills, seen = np.random.default_rng(0), 0, {}
-    while True:
+               *flags(model, photos, folder, "--keep-relaxed")]
+    seen = {}
+    for done in itertools.count():
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         begun = 0
         for line in worker.stdout:
@@ -157,14 +171,12 @@ def test_killed_at_random_moments(model, photos, wanted, tmp_path):
                 break
         said = worker.communicate()
         for name, (inode, data) in seen.items():
-            assert (os.stat(tmp_path / name).st_ino, (tmp_path / name).read_bytes()) == (inode, data)
-        seen = {name: (os.stat(tmp_path / name).st_ino, (tmp_path / name).read_bytes())
-                for name in os.listdir(tmp_path) if name.startswith("shard-")}
+            assert (os.stat(folder / name).st_ino, (folder / name).read_bytes()) == (inode, data)
+        seen = {name: (os.stat(folder / name).st_ino, (folder / name).read_bytes())
+                for name in os.listdir(folder) if name.startswith("shard-")}
         if worker.returncode != -signal.SIGKILL:
             assert worker.returncode == 0, said
-            break
-        kills += 1
-    assert kills >= 2 and contents(tmp_path) == contents(wanted)
+            return done
 
 
 def test_parts_give_the_same_bytes(model, photos, wanted, tmp_path, capsys):

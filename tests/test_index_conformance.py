@@ -9,7 +9,7 @@ import pytest
 from deploy.index import Where, open_index
 from deploy.index.question import Question, ask
 from tests.conftest import ROOT
-from tests.indexes import CLASSES, ENGINES, FINGERPRINT, WITH_LISTS, Place, Reference, make, pairs, stop_servers
+from tests.indexes import CLASSES, ENGINES, FINGERPRINT, WITH_LISTS, Place, Reference, agree, make, pairs, stop_servers
 from utils.errors import InputError
 from utils.retrieval.hamming import unpack
 
@@ -27,14 +27,6 @@ def place(request, tmp_path):
 
 engines = pytest.mark.parametrize("place", ENGINES, indirect=True)
 engines_and_lists = pytest.mark.parametrize("place", WITH_LISTS, indirect=True)
-
-
-def agree(index, reference, queries, k=7, radius=6, **where):
-    """Whether an index answers as the reference, by k and by radius."""
-    for found, code in zip(index.search(queries, k, Where(**where)), queries):
-        assert pairs(found) == reference.ranked(code, **where)[:k]
-    for found, code in zip(index.within(queries, radius, Where(**where)), queries):
-        assert pairs(found) == [row for row in reference.ranked(code, **where) if row[0] <= radius]
 
 
 # answers ------------------------------------------------------------------------------------

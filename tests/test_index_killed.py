@@ -1,4 +1,7 @@
-"""The other engines' writers, killed at random moments: what was acknowledged is there."""
+"""The other engines' writers, and the Milvus server, killed at random moments: what was acknowledged is there.
+
+``DEEPHASH_KILLS=50`` raises the number of kills of each of these tests.
+"""
 import os
 import random
 import signal
@@ -9,10 +12,11 @@ import time
 import pytest
 
 from deploy.index import open_index
-from tests.conftest import ROOT
-from tests.indexes import Place, make
+from tests.conftest import ROOT, kills
+from tests.indexes import Place, make, server, stop_servers
 
 pytestmark = pytest.mark.slow
+PAUSE = {"lists": 0.6, "lite": 0.6, "server": 4.0}  # seconds that a writer lives at most
 WRITER = """
 import sys
 from deploy.index import open_index
@@ -31,38 +35,86 @@ while True:
 """
 
 
-@pytest.mark.parametrize("engine", ["lists", "lite"])
-def test_killed_at_random_moments(tmp_path, engine):
-    place, rng = Place(engine, tmp_path), random.Random(0)
-    index = place.build(make(100))
-    uri = index.uri
+@pytest.fixture(scope="module", autouse=True)
+def servers():
+    yield
+    stop_servers()
+
+
+def built(engine, folder):
+    """URI of a new index of 100 items."""
+    index = Place(engine, folder).build(make(100))
     index.close()
-    known, number = set(), 1
-    for _ in range(8):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, uri, str(number)], cwd=ROOT, stdout=subprocess.PIPE,
-                                  env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True)
-        assert writer.stdout.readline() == "open\n"
-        time.sleep(rng.uniform(0, 0.6))
-        writer.send_signal(signal.SIGKILL)
-        for line in writer.communicate()[0].split():
-            known = known | {int(line)} if int(line) > 0 else known - {-int(line)}
-            number = max(number, abs(int(line)) + 1)
-        for attempt in range(50):  # the process behind a milvus-lite file ends a moment after its owner
-            try:
-                index = open_index(uri)
-                break
-            except Exception:
-                if attempt == 49:
-                    raise
-                time.sleep(0.2)
+    return index.uri
+
+
+def start(uri, number):
+    """A writer that adds batches from ``number`` on, and has opened the index."""
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, uri, str(number)], cwd=ROOT, stdout=subprocess.PIPE,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True)
+    assert writer.stdout.readline() == "open\n"
+    return writer
+
+
+def acknowledged(lines, known, number):
+    """(batches that are there, number of the next one) behind what a writer has said."""
+    for line in map(int, lines):
+        known = known | {line} if line > 0 else known - {-line}
+        number = max(number, abs(line) + 1)
+    return known, number
+
+
+def look(uri, known):
+    """Batches that an index holds: those that are known, but for one that was on its way. All of it is right."""
+    for attempt in range(50):  # the process behind a milvus-lite file ends a moment after its owner
+        try:
+            index = open_index(uri)
+            break
+        except Exception:
+            if attempt == 49:
+                raise
+            time.sleep(0.2)
+    with index:
         index.check()
         ids = [name for _, items in index.batches() for name in items.ids]
         found = {int(name.split("/")[0]) for name in ids if not name.startswith("images/")}
-        assert len(found ^ known) <= 1 and sum(name.startswith("images/") for name in ids) == 100
+        assert len(found ^ known) <= 1, (found, known)
+        assert sum(name.startswith("images/") for name in ids) == 100 and len(index) == len(ids)
         for batch in found & known:
             items = make(7, seed=batch, prefix=f"{batch}/")
             assert index.get(items.ids).codes.tolist() == items.codes.tolist()
-            assert index.search(items.codes[:1], 1)[0].distance.tolist() == [0]
-        index.close()
-        known, number = found, max([number, *(batch + 1 for batch in found)])
-    assert number > 8
+        for batch in sorted(found & known)[-10:]:
+            code = make(7, seed=batch, prefix=f"{batch}/").codes[:1]
+            near = index.search(code, 1)[0]
+            assert near.distance.tolist() == [0] and index.get(near.ids).codes.tolist() == code.tolist()
+    return found
+
+
+@pytest.mark.parametrize("engine", ["lists", "lite", "server"])
+def test_killed_at_random_moments(tmp_path, engine):
+    uri, rng, known, number = built(engine, tmp_path), random.Random(0), set(), 1
+    times = kills(8 if engine != "server" else 4)
+    for _ in range(times):
+        writer = start(uri, number)
+        time.sleep(rng.uniform(0, PAUSE[engine]))
+        writer.send_signal(signal.SIGKILL)
+        known, number = acknowledged(writer.communicate()[0].split(), known, number)
+        known = look(uri, known)
+        number = max([number, *(batch + 1 for batch in known)])
+    assert number > times
+
+
+def test_the_milvus_server_is_killed(tmp_path):
+    """Under a client that writes: it waits for the server, goes on by itself, and what it was told is true."""
+    uri, rng, known, number = built("server", tmp_path), random.Random(0), set(), 1
+    for _ in range(kills(3)):
+        writer = start(uri, number)
+        said = [writer.stdout.readline()]  # it is in the middle of writing
+        time.sleep(rng.uniform(0, 2))
+        server().kill()
+        server().start()
+        said += [writer.stdout.readline() for _ in range(6)]  # of which at most the first ones were there before
+        writer.send_signal(signal.SIGKILL)
+        known, number = acknowledged([*said, *writer.communicate()[0].split()], known, number)
+        known = look(uri, known)
+        number = max([number, *(batch + 1 for batch in known)])

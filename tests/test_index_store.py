@@ -12,6 +12,7 @@ import pytest
 
 from deploy.index import Where, build_index, open_index, store
 from deploy.index.store import Store
+from tests.conftest import kills
 from tests.indexes import Reference, make, pairs
 from utils.errors import InputError
 from utils.retrieval.shard_set import MANIFEST, CodesInfo, ShardSet
@@ -115,11 +116,11 @@ def test_killed_at_every_step(tmp_path, act):
 
 @pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
-    """Fifty writers in turn, each killed while it adds, removes, replaces and compacts."""
+    """Fifty writers in turn (DEEPHASH_KILLS), each killed while it adds, removes, replaces and compacts."""
     rng = random.Random(0)
     built(tmp_path)
-    known, number = set(), 0
-    for _ in range(50):
+    known, number, times = set(), 0, kills(50)
+    for _ in range(times):
         first, plan = number, random.Random(rng.random())
 
         def work(acknowledge, first=first, plan=plan, known=frozenset(known)):
@@ -155,7 +156,7 @@ def test_killed_at_random_moments(tmp_path):
         # the act under way is there or not, and there is one at most
         assert len(found ^ known) <= 1, (found, known)
         known, number = found, max([number, *(value + 1 for value in found)])
-    assert number > 50
+    assert number > times
 
 
 # readers ------------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The service under writes, killed at random moments: what it has acknowledged is there, and found."""
+"""The service under writes, killed at random moments: what it has acknowledged is there, and found.
+
+``DEEPHASH_KILLS=50`` raises the number of kills.
+"""
 import pathlib
 import random
 import threading
@@ -8,10 +11,10 @@ import pytest
 
 from deploy.index import open_index
 from deploy.service.client import Client, ServiceError
+from tests.conftest import kills
 from tests.serving import Served, small_index
 
 pytestmark = pytest.mark.slow
-KILLS = 6
 
 
 def write(served, paths, number, known, errors, stop):
@@ -37,7 +40,7 @@ def write(served, paths, number, known, errors, stop):
 def test_killed_under_writes(tmp_path, tmp_path_factory, shapes):
     model, uri, paths = small_index(tmp_path_factory, shapes, tmp_path)
     rng, errors, acknowledged = random.Random(1), [], 0
-    for round_ in range(KILLS):
+    for round_ in range(kills(6)):
         known, stop = {}, threading.Event()
         with Served(model, uri) as served:
             threads = [threading.Thread(target=write, args=(served, paths, f"{round_}-{i}", known, errors, stop))

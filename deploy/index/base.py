@@ -15,6 +15,10 @@ from utils.retrieval.hamming import check_codes
 from utils.retrieval.shard_set import CodesInfo
 
 
+class Unavailable(InputError):
+    """What cannot be done now, though nothing is wrong with the question: asked again later it may be."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Where:
     """Which items a question is about: those with a label (column number), with an id that starts with ``prefix``."""

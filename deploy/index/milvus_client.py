@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 
+from deploy.index.base import Unavailable
 from utils.errors import InputError
 from utils.plain_json import parse_json
 from utils.retrieval.shard_set import CodesInfo
@@ -22,7 +23,7 @@ LAST = "\U0010ffff"  # behind everything that a stored name holds
 
 
 class Client:
-    """A MilvusClient whose errors are InputErrors of one line."""
+    """A MilvusClient whose errors are of one line: InputError, or Unavailable once it was open."""
 
     def __init__(self, uri, address):
         try:
@@ -49,7 +50,7 @@ class Client:
         try:
             return getattr(self._client, name)(*arguments, timeout=_TIMEOUT, **settings)
         except Exception as error:  # pymilvus and gRPC raise nearly anything
-            raise InputError(f"{self.uri} could not {name.replace('_', ' ')}: {_line(error)}") from error
+            raise Unavailable(f"{self.uri} could not {name.replace('_', ' ')}: {_line(error)}") from error
 
     def generations(self, name, whole=True):
         """Numbers of the collections of a name that were built to their end; or of those that were not."""
@@ -132,7 +133,8 @@ def insert(client, name, positions, codefile):
         if codefile.relaxed is not None:
             row["relaxed"] = base64.b64encode(codefile.relaxed[i].tobytes()).decode("ascii")
     for start in range(0, len(rows), ROWS):
-        client("insert", name, rows[start:start + ROWS])
+        # a request that is sent again after the connection broke must not put the rows there twice
+        client("upsert", name, rows[start:start + ROWS])
 
 
 class Clock:

@@ -14,7 +14,7 @@ import os
 
 import numpy as np
 
-from deploy.index.base import Hits, Index, few, make_folder
+from deploy.index.base import Hits, Index, Unavailable, few, make_folder
 from deploy.index.milvus_client import LAST, ROWS, Client, Clock, fill, insert, parse_address, read_info, shown, stored
 from utils.errors import InputError
 
@@ -43,18 +43,10 @@ class MilvusIndex(Index):
         address, name = parse_address(place)
         if not address.startswith("http") and not os.path.isfile(address):
             raise InputError(f"no index at {uri}: build one")
-        self._client = Client(uri, address)
+        self._client, self._base, self._name, self._fingerprint = Client(uri, address), name, None, fingerprint
+        super().__init__(uri, None)
         try:
-            number = max(self._client.generations(name), default=None)
-            if number is None:
-                raise InputError(f"no index at {uri}: its collection {name} is not there or was not built to its end; "
-                                 "build it")
-            self._name = f"{name}_{number}"
-            super().__init__(uri, read_info(self._client, self._name, uri))
-            if fingerprint is not None and self.info.fingerprint != fingerprint:
-                found = self.info.fingerprint or "unknown"
-                raise InputError(f"{uri} was made by another model (fingerprint {found}, the model at hand has "
-                                 f"{fingerprint}): encode again, or choose the other model")
+            self.refresh()
         except InputError:
             self._client.close()
             raise
@@ -83,6 +75,22 @@ class MilvusIndex(Index):
                 client("drop_collection", f"{name}_{number}_info")
                 client("drop_collection", f"{name}_{number}")
         return cls(uri, place)
+
+    def refresh(self):
+        """As ``Index.refresh``. Changes are seen without; what this looks for is an index that was built anew."""
+        number = max(self._client.generations(self._base), default=None)
+        if number is None:
+            raise InputError(f"no index at {self.uri}: its collection {self._base} is not there or was not built to "
+                             "its end; build it")
+        name = f"{self._base}_{number}"
+        if name == self._name:
+            return False
+        info = read_info(self._client, name, self.uri)
+        if self._fingerprint is not None and info.fingerprint != self._fingerprint:
+            raise InputError(f"{self.uri} was made by another model (fingerprint {info.fingerprint or 'unknown'}, the "
+                             f"model at hand has {self._fingerprint}): encode again, or choose the other model")
+        self._name, self.info = name, info
+        return True
 
     # questions ------------------------------------------------------------------------------
     def __len__(self):
@@ -163,7 +171,7 @@ class MilvusIndex(Index):
                          self._rows(f"position in {positions[start:start + ROWS]}", ROWS)})
         missing = [position for position in positions if position not in rows]
         if missing:
-            raise InputError(f"{len(missing)} items of {self.uri} were removed while they were asked for: ask again")
+            raise Unavailable(f"{len(missing)} items of {self.uri} were removed while they were asked for: ask again")
         return self._codefile([rows[position] for position in positions])
 
     def _rows(self, condition, limit):
@@ -180,13 +188,18 @@ class MilvusIndex(Index):
                                   self._label_rows([row["labels"] for row in rows]), relaxed)
 
     def _find(self, ids):
+        found = self._positions(ids)
+        return np.array([max(found.get(name, [-1])) for name in ids], np.int64)
+
+    def _positions(self, ids):
+        """dict id -> its positions: several where a writer was killed while it replaced an item."""
         found = {}
         for start in range(0, len(ids), ROWS):
             names = ", ".join(f'"{stored(name)}"' for name in ids[start:start + ROWS])
             for row in self._client("query", self._name, filter=f"name in [{names}]", output_fields=["name"],
                                     limit=MOST):
-                found[shown(row["name"])] = row["position"]
-        return np.array([found.get(name, -1) for name in ids], np.int64)
+                found.setdefault(shown(row["name"]), []).append(row["position"])
+        return found
 
     def _page(self, count, after, where):
         positions, rows = [], []
@@ -211,10 +224,9 @@ class MilvusIndex(Index):
 
     # changes --------------------------------------------------------------------------------
     def _add(self, codefile, replace):
-        found = self._find(codefile.ids)
-        old = found[found >= 0].tolist()
+        old = self._positions(codefile.ids)
         if old and not replace:
-            names = [name for name, position in zip(codefile.ids, found) if position >= 0]
+            names = [name for name in codefile.ids if name in old]
             raise InputError(f"{few(names)} in the index already: nothing was added; leave "
                              f"{'it' if len(names) == 1 else 'them'} out or give --replace")
         positions = Clock().positions(len(codefile))
@@ -223,16 +235,17 @@ class MilvusIndex(Index):
         except InputError:
             self._delete(positions)
             raise
-        self._delete(old)  # last: whoever is killed before leaves an item twice, and none is lost
+        # last: whoever is killed before leaves an item twice, and none is lost
+        self._delete([position for positions in old.values() for position in positions])
         return len(old)
 
     def _remove(self, ids, missing_ok):
-        found = self._find(ids)
-        missing = [name for name, position in zip(ids, found) if position < 0]
+        found = self._positions(ids)
+        missing = [name for name in ids if name not in found]
         if missing and not missing_ok:
             raise InputError(f"{few(missing)} not in the index: nothing was removed")
-        self._delete(found[found >= 0].tolist())
-        return [name for name, position in zip(ids, found) if position >= 0]
+        self._delete([position for positions in found.values() for position in positions])
+        return [name for name in ids if name in found]
 
     def _delete(self, positions):
         for start in range(0, len(positions), ROWS):
@@ -255,7 +268,7 @@ class MilvusIndex(Index):
             codefile.check()
             twice = [name for name in codefile.ids if name in seen or seen.add(name)]
             if twice:
-                raise InputError(f"{few(twice)} more than once in {self.uri}: remove and add again")
+                raise InputError(f"{few(twice)} more than once in {self.uri}: add again with --replace, or remove")
 
     def stats(self):  # noqa: D102
         return {**super().stats(), "collection": self._name, "consistency": "Strong",

@@ -39,7 +39,7 @@ class Store:
 
     def __init__(self, folder, fingerprint=None):
         """Open the collection of ``folder``; errors are those of ShardSet."""
-        self.folder = os.fspath(folder)
+        self.folder, self._fingerprint = os.fspath(folder), fingerprint
         self._seen = self._stamp()
         self.view = ShardSet(folder, fingerprint)
 
@@ -85,7 +85,7 @@ class Store:
         stamp = self._stamp()
         changed = read_manifest(self.folder) != self.view.manifest
         if changed:
-            self.view = ShardSet(self.folder, reuse=self.view)
+            self.view = ShardSet(self.folder, self._fingerprint, reuse=self.view)  # it may have been built anew
         self._seen = stamp  # last: what could not be read is looked at again
         return changed
 

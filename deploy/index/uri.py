@@ -28,6 +28,12 @@ def split_uri(uri):
     return engine, place
 
 
+def on_server(uri):
+    """Whether the index of a URI is on a server, not in files of this machine."""
+    engine, place = split_uri(uri)
+    return engine == "milvus" and place.startswith(("http://", "https://"))
+
+
 def open_index(uri, fingerprint=None):
     """The index at a URI.
 

@@ -61,12 +61,13 @@ def main(argv):
     except ImportError:
         raise InputError("the service needs fastapi and uvicorn: sh scripts/setup.sh --service, or pip install -r "
                          "requirements-service.txt") from None
+    from deploy.index.uri import on_server, split_uri
     from deploy.service.guard import is_loopback, read_token
     from deploy.service.service import set_limits
     set_limits(options)
     if read_token(options.token_file) is None and not is_loopback(options.host):
         say(f"note: whoever reaches {options.host} may search, add and remove: give --token-file, or --read-only")
-    if options.processes > 1 and options.index.startswith("milvus:") and "http" not in options.index:
+    if options.processes > 1 and split_uri(options.index)[0] == "milvus" and not on_server(options.index):
         raise InputError(f"{options.index} is a file that one process opens: --processes 1, or a Milvus server")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn sends itself the signal again when all is done
     with tempfile.TemporaryDirectory(prefix="deephash-") as folder:

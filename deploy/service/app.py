@@ -14,11 +14,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from deploy.index.base import Unavailable
 from deploy.service.batching import Busy
 from deploy.service.guard import LOCAL, Guard, Refused, is_loopback, read_token
 from deploy.service.metrics import ROUTES
 from deploy.service.routes import VERSION, Json, api, describe, router
-from deploy.service.searcher import Conflict, Unavailable, Unknown
+from deploy.service.searcher import Conflict, Unknown
 from deploy.service.service import Service
 from utils.errors import InputError, printable
 

@@ -103,7 +103,7 @@ def _thumbnail(service, name):
 
 
 def _answer(service, terms, found):
-    index, matches = service.searcher.reader, []
+    index, matches = service.searcher.reader, []  # its attributes only: a question to it may take its time
     for match, code, labels in found.matches:
         if terms.radius is not None and match.distance > terms.radius:
             continue
@@ -113,7 +113,7 @@ def _answer(service, terms, found):
         row.update({} if match.count is None else {"count": match.count, "others": match.others})
         matches.append(row)
     return Json({"code": found.code, "bits": index.info.bits, "engine": index.engine, "exact": index.exact,
-                 "items": len(index), "rank": terms.question.rank, "matches": matches})
+                 "items": found.items, "rank": terms.question.rank, "matches": matches})
 
 
 @api.post("/search/picture", response_model=schemas.Answer, openapi_extra=_body(), summary="Items nearest to a picture")

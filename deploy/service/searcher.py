@@ -9,9 +9,9 @@ from typing import List, NamedTuple, Optional
 import numpy as np
 
 from deploy.index import open_index
-from deploy.index.base import few
+from deploy.index.base import Unavailable, few
 from deploy.index.question import ask
-from deploy.index.uri import split_uri
+from deploy.index.uri import on_server, split_uri
 from deploy.service.batching import Batcher
 from utils.errors import InputError
 from utils.files import owned
@@ -30,10 +30,6 @@ class Conflict(InputError):
     """An id that the index holds already."""
 
 
-class Unavailable(InputError):
-    """What cannot be done now: the disk is full, another process holds the index too long, or the index is gone."""
-
-
 class Query(NamedTuple):
     """A query: a relaxed code float32 [bits], or the id of an item."""
 
@@ -42,10 +38,11 @@ class Query(NamedTuple):
 
 
 class Found(NamedTuple):
-    """An answer: the query's code, and list of (Match, code, names of its labels), codes as hex digits."""
+    """An answer: the query's code; (Match, code, names of its labels) of each place; the index's size. Codes in hex."""
 
     code: str
     matches: List[tuple]
+    items: int
 
 
 class Item(NamedTuple):
@@ -168,9 +165,9 @@ class Searcher:
 
     def _found(self, codes, answers):
         positions = [match.position for answer in answers for match in answer]
-        shown = iter(self.reader.take(positions).codes if positions else [])
+        shown, items = iter(self.reader.take(positions).codes if positions else []), len(self.reader)
         return [Found(code.tobytes().hex(), [(match, next(shown).tobytes().hex(), self.reader.label_names(match.labels))
-                                             for match in answer]) for code, answer in zip(codes, answers)]
+                                             for match in answer], items) for code, answer in zip(codes, answers)]
 
     # changing -------------------------------------------------------------------------------
     def _change(self, how, values):
@@ -257,8 +254,7 @@ def own_folder(uri, data_dir):
     """
     if data_dir is not None:
         return data_dir
-    _, place = split_uri(uri)
-    if place.startswith(("http:", "https:")):
+    if on_server(uri):
         raise InputError(f"{uri} is on a server: say with --data-dir where the pictures that are added are kept, or "
                          "give --read-only")
-    return os.path.abspath(place) + ".service"
+    return os.path.abspath(split_uri(uri)[1]) + ".service"
