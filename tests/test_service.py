@@ -92,6 +92,7 @@ def test_pages(served, place):
         assert status == 200 and page["items"] == len(wanted)
         found += [row["id"] for row in page["page"]]
         after = page["after"]
+        assert after is None or isinstance(after, str)  # numbers of Milvus are beyond those of JavaScript
     assert found == wanted
     assert served.ask("GET", "/v1/items", prefix="images/none")[1]["page"] == []
 

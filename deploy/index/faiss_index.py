@@ -5,6 +5,7 @@ follows. An inverted file is kept beside them as ``faiss-*.index``; rows that ar
 when the index is opened, and ``save`` writes it anew.
 """
 import hashlib
+import logging
 import os
 import threading
 
@@ -201,6 +202,7 @@ def _spread(view, count):
 
 
 def _import():
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells which instructions it has tried
     try:
         import faiss  # an optional package
     except ImportError:

@@ -147,13 +147,13 @@ async def item(request: Request, terms: Terms = Depends(), service: object = Dep
 async def items(service: object = Depends(_service), label: Optional[str] = Query(None, max_length=1000),
                 prefix: Optional[str] = Query(None, max_length=1024, description="items whose id begins so"),
                 count: int = Query(20, ge=1, le=schemas.MOST_PAGE),
-                after: int = Query(-1, ge=-1, lt=1 << 62, description="as the page before says")):
+                after: int = Query(-1, ge=-1, lt=1 << 63, description="as the page before says")):
     """Filtered by label and the beginning of the id."""
     where = Where(None if label is None else service.searcher.reader.label(label), prefix)
 
     def page(index, _):
         positions, found = index.page(count, after, where)
-        following = int(positions[-1]) if len(positions) == count else None
+        following = str(positions[-1]) if len(positions) == count else None
         rows = [(name, code.tobytes().hex(), index.label_names(None if found.labels is None else found.labels[i]))
                 for i, (name, code) in enumerate(zip(found.ids, found.codes))]
         return len(index), rows, following

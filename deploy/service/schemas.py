@@ -64,7 +64,8 @@ class Page(BaseModel):
 
     items: int = Field(description="of the index, not of the page")
     page: List[Row]
-    after: Optional[int] = Field(description="where the next page begins; null at the end")
+    after: Optional[str] = Field(description="where the next page begins; null at the end. Text: Milvus counts beyond "
+                                 "the numbers that JavaScript can hold")
 
 
 class Added(BaseModel):
