@@ -1,4 +1,5 @@
 """The campaign finds what it is there to find; its slices and all faults that it once found."""
+import collections
 import json
 import random
 import shutil
@@ -7,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.campaign import mutate
+from tests.campaign import children, kills, mutate, mutations, results
 from tests.campaign.formats import FORMATS
 from tests.campaign.mutations import SEEDS
 from tests.conftest import ROOT
@@ -150,3 +151,18 @@ def test_changes_are_the_same_again():
     data = bytes(range(256)) * 4
     first, second = ([mutate.damaged(data, random.Random(i), "/canary", i % 2) for i in range(300)] for _ in range(2))
     assert first == second and sum(one != data for one in first) > 280
+
+
+def test_kept_rows_add_up(tmp_path):
+    for seed in (1, 2):
+        results.keep(tmp_path / "rows", "kills", [kills.Row("a", 5 * seed, 3, 1, seconds=2.0, faults=[("x", "y")]),
+                                                  kills.Row(f"only {seed}", 1, 1)])
+        row = mutations.Row("f", "why", collections.Counter(same=seed, refused=1), 1, seed / 2,
+                            [("z", children.Outcome("hang"))])
+        results.keep(tmp_path / "rows", "mutations", [row])
+    a, *others = results.kept(tmp_path / "rows", "kills", kills.Row)
+    assert (a.events, a.kills, a.late, a.seconds, len(a.faults)) == (10, 6, 2, 4, 2)
+    assert [one.name for one in others] == ["only 1", "only 2"]
+    found, = results.kept(tmp_path / "rows", "mutations", mutations.Row)
+    assert found.kinds == {"same": 3, "refused": 2} and (found.forged, found.slowest, len(found.faults)) == (2, 1, 2)
+    assert kills.table([a])[-1] == "| **all** | | 6 | 0 | 0 | 0 |"
