@@ -115,7 +115,7 @@ class Photos:
         """dict id -> Seen of earlier calls: all pictures that the index may hold."""
         path = os.path.join(self.place, SEEN)
         try:
-            known = read_json(path)
+            known = read_json(path, largest=None)  # 100 bytes a picture
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:

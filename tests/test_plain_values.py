@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from engine import resolve
 from tests.hostile import outcomes_of
 from utils.errors import InputError
-from utils.plain_json import DEEPEST, parse_json
+from utils.plain_json import DEEPEST, LARGEST, parse_json, read_json
 from utils.plain_yaml import MOST_NODES, parse_yaml
 from utils.schema import check, each, either, mapping, number, one_of, row, table, text, truth, whole
 
@@ -30,6 +30,19 @@ def test_json_comes_back(value):
                     max_leaves=20))
 def test_yaml_comes_back(value):
     assert parse_yaml(yaml.safe_dump(value, allow_unicode=True)) == value
+
+
+def test_files_beyond_the_limit_are_not_read(tmp_path):
+    path = tmp_path / "a.json"
+    for size in (LARGEST, LARGEST + 1):
+        with open(path, "wb") as file:
+            file.write(b"[1]")
+            file.write(b" " * (size - 3))
+        if size == LARGEST:
+            assert read_json(path) == [1]
+    with pytest.raises(ValueError, match="longer than 64 MB"):
+        read_json(path)
+    assert read_json(path, largest=None) == [1]
 
 
 def test_aliases_are_read_and_dates_are_texts():

@@ -1,11 +1,12 @@
 """JSON of strangers: read into plain values, or refused. Everything that reads JSON comes here.
 
 Limits: ``DEEPEST`` lists and tables inside each other (what walks through them later may recurse), whole numbers of 64
-bits (longer ones take quadratic time and fit nowhere).
+bits (longer ones take quadratic time and fit nowhere), and the bytes of a file where its reader does not say otherwise.
 """
 import json
 
 DEEPEST = 100
+LARGEST = 64 << 20  # bytes; as values they take up to thirty times that
 LONGEST_NUMBER = 20  # digits and sign of 64 bits
 
 
@@ -27,10 +28,13 @@ def parse_json(text, parse_float=float):
     return value
 
 
-def read_json(path, parse_float=float):
-    """``parse_json`` of a file. Raises OSError, ValueError."""
+def read_json(path, parse_float=float, largest=LARGEST):
+    """``parse_json`` of a file of at most ``largest`` bytes (None: of any size). Raises OSError, ValueError."""
     with open(path, "rb") as file:
-        return parse_json(file.read(), parse_float)
+        text = file.read(-1 if largest is None else largest + 1)
+    if largest is not None and len(text) > largest:
+        raise ValueError(f"it is longer than {largest >> 20} MB")
+    return parse_json(text, parse_float)
 
 
 def whole_number(text):

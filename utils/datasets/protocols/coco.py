@@ -32,7 +32,7 @@ def read_file(path, folder):
     """
     try:
         # outlines are most of the file and not needed: each of their numbers becomes the one object False or True
-        content = read_json(path, parse_float=bool)
+        content = read_json(path, parse_float=bool, largest=None)  # 450 MB are usual
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
