@@ -4,6 +4,7 @@ An index holds items: an id (any string, once), a packed code, optionally labels
 order in which they came; their *position* is a number that grows with it, and equal distances are ordered by it. The
 position of an item may change when the index is compacted; its id does not.
 """
+import contextlib
 import dataclasses
 import os
 from typing import List, Optional
@@ -17,6 +18,18 @@ from utils.retrieval.shard_set import CodesInfo
 
 class Unavailable(InputError):
     """What cannot be done now, though nothing is wrong with the question: asked again later it may be."""
+
+
+class Removed(Unavailable):
+    """Items that were found and then asked for are gone: an engine on a server keeps no state for its readers."""
+
+
+def settled(function, attempts=5):
+    """What ``function`` gives, asked again where items were removed meanwhile."""
+    for _ in range(attempts - 1):
+        with contextlib.suppress(Removed):
+            return function()
+    return function()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,12 +14,11 @@ import os
 
 import numpy as np
 
-from deploy.index.base import Hits, Index, Unavailable, few, make_folder
+from deploy.index.base import Hits, Index, Removed, few, make_folder
 from deploy.index.milvus_client import LAST, ROWS, Client, Clock, fill, insert, parse_address, read_info, shown, stored
 from utils.errors import InputError
 
 MOST = 16384  # results that Milvus gives to one query
-
 
 
 class MilvusIndex(Index):
@@ -98,7 +97,7 @@ class MilvusIndex(Index):
 
     def _search(self, query, k, where):
         if k > MOST:
-            raise InputError(f"k = {k}: Milvus gives at most {MOST} items to a query; ask for those within a radius")
+            return [self._hits(self._far(code.tobytes(), k, where)[:k]) for code in query]
         limit = min(k + 1, MOST)  # one more tells whether items at the last distance are left outside
         answers = []
         for start in range(0, len(query), 100):
@@ -120,9 +119,23 @@ class MilvusIndex(Index):
                 break
         return nearer + ties
 
+    def _far(self, code, k, where):
+        """As ``_settle`` of more rows than Milvus gives at once: all within the smallest radius that holds so many."""
+        nearest, = self._ask([code], MOST, where)
+        if len(nearest) < MOST:
+            return sorted(nearest, key=lambda row: row[:2])
+        for radius in range(max(row[0] for row in nearest), self.info.bits + 1):
+            rows = self._around(code, radius, where)
+            if len(rows) >= k:
+                break
+        return rows
+
     def _within(self, query, radius, where):
-        return [self._hits(sorted((row for part in self._ascending(code.tobytes(), radius, where) for row in part),
-                                  key=lambda row: row[:2])) for code in query]
+        return [self._hits(self._around(code.tobytes(), radius, where)) for code in query]
+
+    def _around(self, code, radius, where):
+        """All rows within a radius, in the order of distance and position."""
+        return sorted((row for part in self._ascending(code, radius, where) for row in part), key=lambda row: row[:2])
 
     def _ascending(self, code, radius, where, low=0, high=(1 << 63) - 1):
         """Yield lists of rows within a radius: all from a position on, then all behind, as far as the caller wants."""
@@ -171,7 +184,7 @@ class MilvusIndex(Index):
                          self._rows(f"position in {positions[start:start + ROWS]}", ROWS)})
         missing = [position for position in positions if position not in rows]
         if missing:
-            raise Unavailable(f"{len(missing)} items of {self.uri} were removed while they were asked for: ask again")
+            raise Removed(f"{len(missing)} items of {self.uri} were removed while they were asked for: ask again")
         return self._codefile([rows[position] for position in positions])
 
     def _rows(self, condition, limit):

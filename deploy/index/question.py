@@ -4,7 +4,7 @@ from typing import List, Optional
 
 import numpy as np
 
-from deploy.index.base import EVERYTHING, Where
+from deploy.index.base import EVERYTHING, Where, settled
 from deploy.ranking import FIRST, RANKS
 from utils.errors import InputError
 from utils.retrieval.asymmetric import refine
@@ -78,8 +78,8 @@ def ask(index, codes, question, relaxed=None, leave_out=None):
     leave_out = leave_out or [None] * len(codes)
     if question.rank == "hamming" and question.collapse is None and not any(leave_out):
         return [_matches(hits) for hits in _candidates(index, codes, question, question.k)]
-    return [_one(index, codes[q:q + 1], question, None if relaxed is None else relaxed[q:q + 1], leave_out[q])
-            for q in range(len(codes))]
+    return [settled(lambda q=q: _one(index, codes[q:q + 1], question, None if relaxed is None else relaxed[q:q + 1],
+                                     leave_out[q])) for q in range(len(codes))]
 
 
 def _one(index, code, question, relaxed, leave_out):

@@ -9,7 +9,7 @@ from typing import List, NamedTuple, Optional
 import numpy as np
 
 from deploy.index import open_index
-from deploy.index.base import Unavailable, few
+from deploy.index.base import Unavailable, few, settled
 from deploy.index.question import ask
 from deploy.index.uri import on_server, split_uri
 from deploy.service.batching import Batcher
@@ -143,8 +143,11 @@ class Searcher:
             if rows:
                 codes = np.stack([answers[i][0] for i in rows])
                 finer = np.stack([answers[i][1] for i in rows]) if relaxed else None
-                found = ask(self.reader, codes, question, finer, [queries[i].id for i in rows])
-                for i, answer in zip(rows, self._found(codes, found)):
+                names = [queries[i].id for i in rows]
+
+                def find(codes=codes, finer=finer, names=names):
+                    return self._found(codes, ask(self.reader, codes, question, finer, names))
+                for i, answer in zip(rows, settled(find)):
                     answers[i] = answer
         return answers
 
@@ -156,11 +159,13 @@ class Searcher:
             relaxed = np.stack([queries[i].relaxed for i in given])
             known.update(zip(given, zip(pack(relaxed), relaxed)))
         for i in sorted(set(range(len(queries))) - set(given)):
-            if not self.reader.has([queries[i].id])[0]:
+            try:
+                item = settled(lambda i=i: self.reader.get([queries[i].id]))
+                known[i] = item.codes[0], None if item.relaxed is None else item.relaxed[0].astype("float32")
+            except Unavailable:
+                raise
+            except InputError:
                 known[i] = Unknown(f"no item {queries[i].id!r}")
-                continue
-            item = self.reader.get([queries[i].id])
-            known[i] = item.codes[0], None if item.relaxed is None else item.relaxed[0].astype("float32")
         return known
 
     def _found(self, codes, answers):

@@ -1,9 +1,11 @@
-"""What happens behind the back of an open index: it is built anew, or a writer was killed."""
+"""What happens behind the back of an open index (it is built anew, a writer was killed); bounds of an engine."""
 import dataclasses
 
 import pytest
 
-from deploy.index import milvus_client, open_index
+from deploy.index import milvus_client, milvus_index, open_index
+from deploy.index.base import Unavailable
+from deploy.index.question import Question, ask
 from tests.indexes import FINGERPRINT, Place, Reference, agree, make, stop_servers
 from utils.errors import InputError
 
@@ -56,4 +58,39 @@ def test_an_item_that_stands_twice(place):
     reference.add(newest)
     agree(index, reference, newest.codes)
     index.check()
+    index.close()
+
+
+@pytest.mark.parametrize("place", ["lite", SERVER], indirect=True)
+def test_more_items_than_milvus_gives_at_once(place, monkeypatch):
+    monkeypatch.setattr(milvus_index, "MOST", 50)
+    codes = make(300, distinct=12)
+    index, reference = place.build(codes), Reference(codes)
+    for k in (49, 50, 51, 120, 299, 300, 1000):
+        agree(index, reference, codes.codes[:1], k=k, radius=9)
+    agree(index, reference, codes.codes[:1], k=60, label=1)
+    index.close()
+
+
+@pytest.mark.parametrize("place", ["lite", SERVER], indirect=True)
+def test_items_that_go_while_they_are_asked_for(place, monkeypatch):
+    """Between the search and the look at its codes: asked again, and no error of whoever asked."""
+    codes = make(60, relaxed=True)
+    index, reference = place.build(codes), Reference(codes)
+    ask_for = type(index).take
+    gone = iter(codes.ids[:3])
+
+    def take(self, positions):
+        name = next(gone, None)
+        if name is not None:
+            self.remove([name])
+            reference.remove([name])
+        return ask_for(self, positions)
+    monkeypatch.setattr(type(index), "take", take)
+    found, = ask(index, codes.codes[:1], Question(100, collapse=0), leave_out=[None])
+    assert len(reference.items) == 57 and sorted(match.id for match in found) == sorted(
+        item[0] for item in reference.items)
+    gone = iter(codes.ids[10:40])  # without end: it is said
+    with pytest.raises(Unavailable, match="removed while they were asked for"):
+        ask(index, codes.codes[:1], Question(100, collapse=0), leave_out=[None])
     index.close()
