@@ -47,6 +47,7 @@ FLAGS = {
     "bit": Setting(None, "refuse a model of another code length", kind=int, low=1),
 }
 GRACE = 30  # seconds that requests have to end when the service does
+SILENCE = 60  # seconds that a process may be silent before it is replaced: one that starts on a busy machine is
 
 
 def main(argv):
@@ -81,7 +82,8 @@ def serve(uvicorn, options):
     from deploy.service.connections import PatientH11
     settings = {"host": options.host, "port": options.port, "http": PatientH11, "ws": "none", "lifespan": "on",
                 "workers": options.processes, "access_log": options.access_log, "server_header": False,
-                "timeout_graceful_shutdown": GRACE, "backlog": 2048, "log_level": "info"}
+                "timeout_graceful_shutdown": GRACE, "timeout_worker_healthcheck": SILENCE, "backlog": 2048,
+                "log_level": "info"}
     if options.processes == 1:
         uvicorn.run(create(options), **settings)
         return
