@@ -5,11 +5,13 @@
 
 Each engine runs in a process of its own, on the same clustered codes of 64 bits. ``lists`` is Faiss' inverted file,
 ``lite`` a file of milvus-lite, ``server`` a Milvus server that runs already. Memory is what the process that keeps the
-codes holds after the questions more than before the codes came.
+codes holds after the questions more than before the codes came. From these figures follow the sizes for 1 million to 10
+billion codes (``sizes``), for machines like this one with NODE bytes of memory; docs/index.md has the arithmetic.
 """
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -29,9 +31,12 @@ from utils.cpu import threads  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.retrieval.shard_set import CodesInfo  # noqa: E402
 
+NODE, USED = 64e9, 0.7  # bytes of a machine's memory, and the part of it that codes may fill
+WAIT, ASKED = 200.0, 100.0  # milliseconds that a question may take beyond its fixed cost; questions a second
 ENGINES = ("exact", "faiss", "lists", "lite", "server")
 COLUMNS = {"build": "build, s", "memory": "memory, bytes a code", "disk": "disk, bytes a code",
-           "one": "one question, ms (median, 95 %)", "alone": "questions a second, one at a time",
+           "one": "one question, ms (median, 95 %)", "fixed": "of 1,000 codes, ms",
+           "alone": "questions a second, one at a time",
            "together": "questions a second, 100 at a time", "add": "add 1,000, ms (median)", "recall": "recall at 10"}
 
 
@@ -58,10 +63,11 @@ def measure(engine, source, folder, options):
     place = os.path.join(folder, engine) + (".db" if engine == "lite" else "")
     uri = {"lite": f"milvus:{place}", "lists": f"faiss:{place}",
            "server": f"milvus:{options.server}/bench_{os.getpid()}"}.get(engine, f"{engine}:{place}")
-    query = clustered(200, 1, "query").codes
-    with tempfile.TemporaryDirectory() as warm:
-        build_index(warm, (CodesInfo(64), [clustered(1000, 2, "")]), overwrite=True).search(query[:1], 10)
-    own = os.getpid()
+    query, own = clustered(200, 1, "query").codes, os.getpid()
+    small = uri.replace(".db", "_small.db") if engine == "lite" else uri + "_small"
+    with build_index(small, (CodesInfo(64), [clustered(1000, 2, "")])) as index:
+        index.search(query[:1], 10)
+        fixed = np.median(seconds(lambda i: index.search(query[i:i + 1], 10), 20)) * 1e3
     before = memory(options.server_pid if engine == "server" else own)
     build = seconds(lambda _: build_index(uri, open_codes(source), lists=0 if engine == "lists" else None).close(), 1)
     if engine not in ("lite", "server"):
@@ -71,7 +77,7 @@ def measure(engine, source, folder, options):
     index.search(query[:100], 10)  # what is read and compiled at first
     one = seconds(lambda i: index.search(query[i:i + 1], 10), 100)
     together = seconds(lambda i: index.search(query[100 * (i % 2):100 * (i % 2) + 100], 10), 5)
-    found = {"build": build[0], "one": (np.percentile(one, [50, 95]) * 1e3).round(2).tolist(),
+    found = {"build": build[0], "fixed": fixed, "one": (np.percentile(one, [50, 95]) * 1e3).round(2).tolist(),
              "alone": 1 / one.mean(), "together": 100 / np.median(together)}
     if keeper:
         found["memory"] = (memory(keeper) - (0 if engine == "lite" else before)) / options.items
@@ -83,6 +89,17 @@ def measure(engine, source, folder, options):
     found["add"] = np.median(seconds(lambda i: index.add(added[i]), len(added))) * 1e3
     index.close()
     return {key: value if isinstance(value, list) else round(float(value), 2) for key, value in found.items()}
+
+
+def sizes(engine, found, items, codes):
+    """Row of what so many codes need, from the figures of ``items`` codes on one machine; all engines are linear."""
+    linear = max(found["one"][0] - found["fixed"], 0) / items  # milliseconds a code
+    by_memory, by_time = (math.ceil(codes * found["memory"] / (NODE * USED)), math.ceil(codes * linear / WAIT))
+    shards = max(by_memory, by_time, 1)
+    rate = found["together"] * items * shards / codes
+    replicas = math.ceil(ASKED / rate)
+    return (f"| {codes:,} | {engine} | {codes * found['memory'] / 1e9:.3g} | {by_memory} | {by_time} | "
+            f"{found['fixed'] + linear * codes / shards:.3g} | {rate:.3g} | {replicas} | {shards * replicas} |")
 
 
 def main(arguments):
@@ -124,6 +141,12 @@ def main(arguments):
              f"{options.items} codes of 64 bits.", "", f"| engine | {' | '.join(COLUMNS.values())} |",
              "|--" * (len(COLUMNS) + 1) + "|"]
     lines += [f"| {engine} | {' | '.join(str(found.get(key, '')) for key in COLUMNS)} |" for engine, found in rows]
+    lines += ["", f"Sizes that follow: machines like this one with {NODE / 1e9:g} GB, of which codes fill {USED:.0%}; "
+              f"at most {WAIT:g} ms a question beyond the fixed cost; {ASKED:g} questions a second.", "",
+              "| codes | engine | memory, GB | shards by memory | shards by time | one question, ms | questions a "
+              "second of one set | replicas | machines |", "|--|--|--|--|--|--|--|--|--|"]
+    lines += [sizes(engine, found, options.items, codes) for codes in (10 ** 6, 10 ** 8, 10 ** 10)
+              for engine, found in rows if "memory" in found]
     print("\n".join(lines))
     if options.write:
         write_section("engines", ["## Engines of an index (bench_engines.py)", "", *lines])
