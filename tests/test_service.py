@@ -16,6 +16,7 @@ from deploy.index.question import Question, ask
 from deploy.model_folder import MANIFEST, VECTORIZER, read_manifest, write_manifest
 from deploy.queries import picture_queries
 from deploy.service.client import Client, ServiceError
+from deploy.service.pictures import Pictures, find_root
 from tests.exported import one_error_line
 from tests.serving import Served, small_index
 from utils.files import write_json
@@ -266,6 +267,7 @@ def test_mistakes_are_one_line(tmp_path, place, run, tmp_path_factory, shapes):
     one_error_line(service("--model-dir", model, "--index", foreign), "another model")
     one_error_line(service("--model-dir", model, "--index", f"milvus:{tmp_path}/x.db", "--processes", 2),
                    "--processes 1")
+    one_error_line(service("--model-dir", model, "--index", uri, "--data-path", tmp_path / "none"), "--data-path is")
     one_error_line(run(*CLIENT, "info", "--server", "http://127.0.0.1:9", ok=None), "is the service running")
     one_error_line(run(*CLIENT, "info", "--server", "ftp://x", ok=None), "http://HOST:PORT")
     one_error_line(run(*CLIENT, "serch", ok=None), "search")
@@ -314,8 +316,15 @@ def test_what_is_under_way_is_finished_when_the_service_ends(tmp_path, tmp_path_
     assert found.sum() >= answers.count(201)
 
 
+def test_a_folder_of_pictures_that_is_not_there_is_said(tmp_path, capsys):
+    assert find_root(None, None) is None and find_root(str(tmp_path), "none") == find_root(None, str(tmp_path))
+    assert capsys.readouterr().out == ""
+    find_root(None, "photos that are not here")
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "photos that are not here" in said and "--data-path" in said
+
+
 def test_paths_of_the_users_pictures_stay_inside_their_folder(tmp_path):
-    from deploy.service.pictures import Pictures
     (tmp_path / "root").mkdir()
     for name in ("root/in.jpg", "out.jpg"):
         Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / name)

@@ -295,3 +295,9 @@ def make_folder(path):
         os.makedirs(path, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot make {path}: {error.strerror or error}") from error
+
+
+def check_root(root):
+    """Raise InputError unless the folder is there (or none is given)."""
+    if root is not None and not os.path.isdir(root):
+        raise InputError(f"no folder {root}: --data-path is where the ids are paths of pictures")

@@ -3,8 +3,8 @@ import itertools
 import sys
 
 from deploy import ranking
-from deploy.index.base import Where, few
-from deploy.index.duplicates import check_root, duplicate_groups, save_groups
+from deploy.index.base import Where, check_root, few
+from deploy.index.duplicates import duplicate_groups, save_groups
 from deploy.index.queries import find_queries
 from deploy.index.question import Question, ask
 from deploy.index.uri import build_index, open_codes, open_index

@@ -3,7 +3,6 @@ import os
 
 import numpy as np
 
-from utils.errors import InputError
 from utils.files import write_json
 from utils.images import ImageError, decode
 from utils.plots import retrieval_grid
@@ -73,9 +72,3 @@ def _picture(name, root):
         return decode(os.path.join(root, name))
     except ImageError:
         return name
-
-
-def check_root(root):
-    """Raise InputError unless the folder is there (or none is given)."""
-    if root is not None and not os.path.isdir(root):
-        raise InputError(f"no folder {root}: --data-path is where the ids are paths of pictures")

@@ -12,8 +12,8 @@ import threading
 import cv2
 import numpy as np
 
-from deploy.index.base import make_folder
-from utils.errors import InputError
+from deploy.index.base import check_root, make_folder
+from utils.errors import InputError, say
 from utils.files import sync_folder, write_bytes
 from utils.images import decode
 from utils.transforms import preprocess_spec
@@ -125,6 +125,22 @@ class Pictures:
             while self._bytes > CACHE:
                 self._bytes -= len(self._cache.popitem(last=False)[1])
         return data
+
+
+def find_root(given, known):
+    """The folder where ids are paths of pictures, or None; a note where it is not there.
+
+    Args:
+        given: by --data-path, or None. known: what the index says: a path as its maker wrote it.
+
+    Raises:
+        InputError: the one that is given is not there.
+    """
+    check_root(given)
+    if given is None and known is not None and not os.path.isdir(known):
+        say(f"note: no thumbnails of the index's own pictures, for their folder {known} is not there from "
+            f"{os.getcwd()}: give --data-path")
+    return given or known
 
 
 def draw(image, side):

@@ -9,7 +9,7 @@ from deploy.index import open_index
 from deploy.queries import check_pictures, words_row
 from deploy.service.guard import Refused, Uploads
 from deploy.service.metrics import Metrics
-from deploy.service.pictures import Pictures
+from deploy.service.pictures import Pictures, find_root
 from deploy.service.searcher import PATIENCE, Searcher, own_folder
 from utils import limits
 from utils.cpu import threads
@@ -45,7 +45,7 @@ class Service:
         own = None if options.read_only else own_folder(options.index, options.data_dir)
         lock = None if own is None else os.path.join(own, ".lock")
         self.pictures = Pictures(own and os.path.join(own, "pictures"),
-                                 options.data_path or reader.info.meta.get("root"))
+                                 find_root(options.data_path, reader.info.meta.get("root")))
         if lock is not None:
             with owned(lock, PATIENCE):
                 self.pictures.clean()
