@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import os
 import pathlib
+import signal
 import sys
 import tempfile
 import time
@@ -41,6 +42,8 @@ def main(argv):
         folder = options.material or pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="campaign-")))
         material.make(folder)
         preload()
+        for number in (signal.SIGINT, signal.SIGTERM):   # what came of it so far is told; Paddle has its own handlers
+            signal.signal(number, signal.default_int_handler)
         rows = []
         for part in parts:
             more = {"keep": options.keep} if part is mutations else {}

@@ -262,7 +262,7 @@ def index_read(folder, engine="exact"):
     index.check()
     rows = [[positions, items.ids, items.codes, items.labels, items.relaxed, items.meta]
             for positions, items in index.batches()]
-    hits = index.search(rows[0][2][:2], 3)
+    hits = index.search(rows[0][2][:2], 3) if rows else []
     return [rows, [[hit.distance, hit.ids] for hit in hits], index.info.bits, index.info.fingerprint,
             index.info.classes, index.info.precision]
 

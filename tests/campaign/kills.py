@@ -140,8 +140,8 @@ def run(seconds, seed=0, names=(), material=None, most=None, say=lambda text: No
     rows, benches = {one.name: Row(one.name, 0) for one in chosen}, {}
     stop, told = time.monotonic() + seconds, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="campaign-") as scratch, contextlib.suppress(KeyboardInterrupt):
-        while time.monotonic() < stop and (most is None or sum(row.kills for row in rows.values()) < most):
-            one = min(chosen, key=lambda scenario: (rows[scenario.name].kills >= LEAST, rows[scenario.name].seconds))
+        while chosen and time.monotonic() < stop and sum(row.kills for row in rows.values()) < (most or float("inf")):
+            one = min(chosen, key=lambda one: (rows[one.name].kills >= LEAST, rows[one.name].seconds))
             row = rows[one.name]
             if one.name not in benches:
                 began = time.monotonic()

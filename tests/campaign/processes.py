@@ -35,6 +35,7 @@ def _start(words, orders, output, cold):
     status = 1
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.update(ENVIRONMENT)
