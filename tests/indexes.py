@@ -82,6 +82,12 @@ sys.stdin.read()
 """
 
 
+def taken():
+    """Whether somebody has the port that the server's etcd has, and no other."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", 2380)) == 0
+
+
 class Server:
     """A Milvus standalone server of the package ``milvus``, with its data in a folder."""
 
@@ -91,9 +97,6 @@ class Server:
 
     def start(self):
         """Start, or start again on the same data."""
-        with socket.socket() as probe:  # its etcd has this port and no other
-            if probe.connect_ex(("127.0.0.1", 2380)) == 0:
-                pytest.skip("port 2380, which the Milvus server needs, is taken")
         self.process = subprocess.Popen([sys.executable, "-c", SERVE, str(self.folder)], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, text=True, start_new_session=True)
         port = self.process.stdout.readline().strip()
@@ -101,9 +104,13 @@ class Server:
         self.address = f"http://127.0.0.1:{port}"
 
     def kill(self):
-        """Signal 9 to the server and its starter."""
+        """Signal 9 to the server and its starter; both are gone then."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        for _ in range(300):
+            if not taken():
+                break
+            time.sleep(0.1)
         self.process.stdin.close()
         self.process.stdout.close()
 
@@ -112,6 +119,8 @@ def server():
     """The session's Server."""
     if not _servers:
         import tempfile
+        if taken():
+            pytest.skip("port 2380, which the Milvus server needs, is taken")
         _servers.append(Server(tempfile.mkdtemp(prefix="milvus-")))
     return _servers[0]
 
