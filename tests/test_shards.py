@@ -493,8 +493,10 @@ def test_the_writer_leaves_all_or_nothing(pets, tmp_path, run):
     assert sorted(os.listdir(tmp_path)) == ["pets"]
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("mine")
+    (tmp_path / ".full.lock").write_text("process 1 that was killed when all was in place\n")
     with pytest.raises(InputError, match="full has contents already"):
         write_shards(pool.splits, pool.classes, tmp_path / "full")
+    assert sorted(os.listdir(tmp_path)) == ["full", "pets"]
     (tmp_path / "empty").mkdir()
     write_shards(load_protocol(pets).splits, pool.classes, tmp_path / "empty")
     assert len(open_shards(tmp_path / "empty")[0]) == 17

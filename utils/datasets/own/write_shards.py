@@ -23,6 +23,7 @@ from utils.datasets.base import FileImages, Request
 from utils.datasets.own import shards, tar_items
 from utils.datasets.own import splits as own_splits
 from utils.errors import InputError
+from utils.files import forget_dead_writer
 from utils.folders import replaced
 from utils.images import IMAGE_ENDINGS
 
@@ -73,6 +74,7 @@ def write_shards(splits, classes, folder, per_shard=PER_SHARD, with_lists=False,
         if split.images is None:
             raise InputError(f"the {split.name} split has features and no pictures, there is nothing to store")
     folder = os.path.abspath(folder)
+    forget_dead_writer(folder)
     _need_empty(folder)
     with replaced(folder, set(), "", flag="--out") as temporary:
         _need_empty(folder)  # another process may have been first
