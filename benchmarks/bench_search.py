@@ -90,7 +90,8 @@ def main(arguments):
     if options.usearch:
         import usearch
         versions["usearch"] = usearch.__version__
-    lines = ["## Exact search (bench_search.py)", "", machine(1, **versions), "",
+    sizes = " and ".join(f"{items:,}" for items in options.items)
+    lines = [f"## Exact search, {sizes} items (bench_search.py)", "", machine(1, **versions), "",
              "Ratio: Faiss's time over ours, median of the rounds (lowest to highest). Targets: of processor time.", "",
              "| codes | items | bits | batch | k | ours, CPU ms a query | Faiss | ratio, CPU | ratio, wall | target |"
              + (" USearch / ours |" if options.usearch else ""), "|---" * (10 + options.usearch) + "|"]
@@ -104,7 +105,7 @@ def main(arguments):
                 lines += rows
                 figures.update(values)
     if options.write:
-        write_section("search", lines)
+        write_section(f"search, {sizes} items", lines)
     if options.json:
         write_json(options.json, figures)
 

@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 from benchmarks.measure import machine, write_section  # noqa: E402
 from deploy.index import build_index  # noqa: E402
 from deploy.model_folder import read_manifest  # noqa: E402
-from utils.cpu import threads  # noqa: E402
+from utils.cpu import restore_threads, threads  # noqa: E402
 from utils.datasets.protocols.shapes import draw_image  # noqa: E402
 from utils.errors import InputError, run_main  # noqa: E402
 from utils.files import write_json  # noqa: E402
@@ -42,6 +42,7 @@ class Service:
     def __init__(self, model, index, *flags):
         words = [sys.executable, "-m", "deploy.service", "--model-dir", model, "--index", index, "--port", "0",
                  "--read-only", *flags]
+        restore_threads()
         self.process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
         for line in self.process.stderr:
             found = re.search(r"running on http://([\d.]+):(\d+)", line)

@@ -15,6 +15,7 @@ import numpy as np
 
 from deploy.data import Data
 from deploy.engines import open_with
+from utils.cpu import share_cores
 from utils.errors import InputError, say
 from utils.files import write_text
 from utils.picture_loader import PictureLoader
@@ -44,8 +45,7 @@ class Job:
         Raises:
             InputError: what is wrong with model or data.
         """
-        # math threads that wait by spinning take the cores from the decoding threads; read when Paddle is imported
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        share_cores()
         self.options, self.encoder = options, open_with(options, say)
         if options.modality not in modalities(self.encoder):
             raise InputError(f"method {self.encoder.manifest['method']} has no text codes; --modality text needs a "

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from utils.cpu import restore_threads
 from utils.errors import InputError
 from utils.retrieval.encoder import modalities
 from utils.retrieval.flips import MARGIN, difference
@@ -65,6 +66,7 @@ def accepted(model_dir, folder, flags, what, crash):
     Raises:
         InputError: it found a fault, or died.
     """
+    restore_threads()
     done = subprocess.run([sys.executable, COMPARE, "--model-dir", model_dir, "--other-dir", folder, *flags],
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           errors="replace")

@@ -233,6 +233,14 @@ def test_thread_count_follows_the_environment(monkeypatch):
         assert 1 <= utils.cpu.threads() <= (1 if value == "1" else os.cpu_count())
 
 
+@pytest.mark.parametrize("user", ["", "3"])
+def test_children_see_the_threads_of_the_user_and_not_of_paddle(monkeypatch, user):
+    monkeypatch.setattr(utils.cpu, "USER_THREADS", user)
+    monkeypatch.setenv("OMP_NUM_THREADS", user or "1")
+    utils.cpu.restore_threads()
+    assert os.environ.get("OMP_NUM_THREADS", "") == user
+
+
 ok = np.zeros((3, 4), np.uint8)
 
 

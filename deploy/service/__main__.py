@@ -12,6 +12,7 @@ import sys
 import tempfile
 
 from deploy import engine_flags, ranking
+from utils.cpu import share_cores
 from utils.errors import InputError, run_main, say
 from utils.flags import quiet, read_options
 from utils.settings import Setting
@@ -31,8 +32,8 @@ FLAGS = {
     "token_file": Setting(None, "file with the token that requests must bear", shown="FILE"),
     "host_names": Setting(None, "names by which the service may be asked, with commas; default: on this machine "
                           "alone localhost, else any", shown="NAMES"),
-    "batch_size": Setting(16, "most queries that are encoded together", low=1),
-    "wait_ms": Setting(2.0, "milliseconds to wait at most for queries that are on their way", low=0),
+    "batch_size": Setting(32, "most queries that are encoded together", low=1),
+    "wait_ms": Setting(20.0, "milliseconds to wait at most for queries that are on their way", low=0),
     "workers": Setting(None, "decoding threads; default: the cores", kind=int, low=1),
     "max_upload": Setting(20_000_000, "bytes of a picture", low=1),
     "max_pixels": Setting(None, "pixels of a picture; default: DEEPHASH_MAX_IMAGE_PIXELS, else 50 million", kind=int,
@@ -53,6 +54,7 @@ SILENCE = 60  # seconds that a process may be silent before it is replaced: one 
 def main(argv):
     """The command line without the program's name."""
     quiet()
+    share_cores()
     options = read_options(argv, "-m deploy.service", "Serve an index over HTTP, with a page to search on.", FLAGS)
     for name in ("model_dir", "index"):
         if getattr(options, name) is None:

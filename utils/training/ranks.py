@@ -9,7 +9,7 @@ import time
 
 import paddle
 
-from utils.cpu import USER_THREADS
+from utils.cpu import restore_threads
 from utils.errors import InputError
 from utils.training.device import NO_GPU, gpu_count, use_cores
 
@@ -82,8 +82,7 @@ def start(function, arguments, count, on_gpu, port=None):
     settings = {"started_port": port} if port else {}
     if not on_gpu:  # spawn would pick it by the build, which may have GPUs that this job does not use
         settings["backend"] = "gloo"
-    if not USER_THREADS:
-        os.environ.pop("OMP_NUM_THREADS", None)  # set by Paddle, not by the user: the ranks must not take it over
+    restore_threads()
     # a terminal sends Ctrl-C to the ranks, too: they leave it to this process
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
