@@ -63,7 +63,8 @@ def main(argv):
     parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md")
     options = parser.parse_args(argv)
     lines = [f"## Whole commands (bench_commands.py)\n\n{machine(threads())}.\n",
-             f"`main_single_gpu.py --config {CONFIG} --bit B`, {pictures(options)}, an empty output folder at the start.\n",
+             f"`main_single_gpu.py --config {CONFIG} --bit B`, {pictures(options)}, an empty output folder at the "
+             "start.\n",
              "| | bits | wall, s | CPU, s | ratio, wall | ratio, CPU | mAP@all |", "|--|--|--|--|--|--|--|"]
     before = None
     sides = [("before", options.before, options.before_bits), ("ours", ROOT, options.bits)]
