@@ -97,7 +97,7 @@ def read_manifest(model_dir):
         raise InputError(f"{model_dir} holds no {MANIFEST}: not an exported model; run export_model.py "
                          f"--pretrained CHECKPOINT --save-inference-dir {model_dir}")
     try:
-        manifest = read_yaml(path)
+        manifest = read_yaml(path, text_keys=True)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path} ({' '.join(str(error).split())}); {AGAIN}") from None
     version = manifest.get("format") if isinstance(manifest, dict) else None

@@ -66,7 +66,8 @@ YAML = {**bombs(), "itself": "&a [*a]", "lists": "[" * 100_000, "lists closed": 
         "long hexadecimal": "a: 0x" + "f" * 5_000, "sixties": "a: " + ":".join(["1"] * 5_000),
         "many": "- a\n" * (MOST_NODES + 1), "a date that is none": "a: !!timestamp 2020-13-45",
         "code": "a: !!python/object/apply:os.getcwd []", "no number": "a: !!int zz", "no truth": "a: !!bool zz",
-        "nothing of a kind": "a: !!int ''", "bytes": "a: !!binary x", "list as key": "? [1]\n: 2", "two": "a\n---\nb",
+        "nothing of a kind": "a: !!int ''", "bytes": "a: !!binary x", "list as key": "? [1]\n: 2",
+        "nothing as key": "a: {~: 1}", "two": "a\n---\nb",
         "not UTF-8": b"\xff\xfe\xff", "NUL": "a: \0", "too long": "#" * ((8 << 20) + 1)}
 JSON = {"lists": "[" * 1_000_000, "lists closed": "[" * 900 + "]" * 900, "tables": '{"a":' * 100_000,
         "long number": "9" * 5_000, "longer number": '{"a": -' + "9" * 3_000_000 + "}", "65 bits": str(1 << 64),

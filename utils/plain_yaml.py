@@ -12,11 +12,12 @@ from utils.plain_json import DEEPEST, check_depth, too_deep, whole_number
 LARGEST, MOST_NODES = 8 << 20, 200_000  # bytes, nodes; PyYAML needs 40 microseconds a node
 
 
-def parse_yaml(text):
+def parse_yaml(text, text_keys=False):
     """One YAML document -> dict, list, str, int, float, bool or None. Dates stay the texts that they are.
 
     Args:
         text: str, or UTF-8 bytes.
+        text_keys: refuse whole numbers as keys.
 
     Raises:
         ValueError: it is no YAML, or beyond the limits, or holds other values; one line says which.
@@ -24,7 +25,8 @@ def parse_yaml(text):
     if len(text) > LARGEST:
         raise ValueError(f"it is longer than {LARGEST >> 20} MB")
     try:
-        value = yaml.load(text.decode("utf-8") if isinstance(text, bytes) else text, _Loader)
+        value = yaml.load(text.decode("utf-8") if isinstance(text, bytes) else text,
+                          _TextKeys if text_keys else _Loader)
     except RecursionError:
         raise too_deep() from None
     except (ValueError, yaml.YAMLError) as error:
@@ -35,14 +37,16 @@ def parse_yaml(text):
     return value
 
 
-def read_yaml(path):
+def read_yaml(path, text_keys=False):
     """``parse_yaml`` of a file. Raises OSError, ValueError."""
     with open(path, "rb") as file:
-        return parse_yaml(file.read(LARGEST + 1))
+        return parse_yaml(file.read(LARGEST + 1), text_keys)
 
 
 class _Loader(yaml.SafeLoader):
     """SafeLoader that counts what it makes, and makes plain values only."""
+
+    keys = ("str", "int", "merge")
 
     def __init__(self, stream):
         super().__init__(stream)
@@ -72,6 +76,14 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
 
 
+def _plain_keys(loader, node):
+    """A mapping whose keys are plain: others cannot be sorted, nor written as JSON."""
+    for key, _ in node.value:
+        if key.tag.rpartition(":")[2] not in loader.keys:
+            raise ValueError(f"a key on line {key.start_mark.line + 1} is no text; put it in quotes")
+    yield from yaml.SafeLoader.construct_yaml_map(loader, node)
+
+
 def _plain_number(loader, node):
     text = loader.construct_scalar(node)
     if len(text) > 100:  # 64 bits in any base are shorter
@@ -83,9 +95,14 @@ def _no_plain_value(loader, node):
     raise ValueError(f"{node.tag} on line {node.start_mark.line + 1} is none of the kinds of values that are read")
 
 
+_Loader.add_constructor("tag:yaml.org,2002:map", _plain_keys)
 _Loader.add_constructor("tag:yaml.org,2002:int", _plain_number)
 for _kind in ("timestamp", "binary", "set", "omap", "pairs"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _no_plain_value)
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+
+
+class _TextKeys(_Loader):
+    keys = ("str", "merge")

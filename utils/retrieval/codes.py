@@ -128,6 +128,8 @@ class CodeFile:
             # zipfile checks the CRC of every member that is read to its end
             with open_zip(path, limits.limit(limits.ARRAY_BYTES)) as archive:
                 arrays = read_entries(archive, _ARRAYS)
+                if not {f"{name}.npy" for name in _ARRAYS}.issuperset(archive.namelist()):
+                    raise ValueError("other contents")  # the name of an array that may be missing can be damaged too
             header, ids, codes = _from_bytes(arrays["header"]), _from_bytes(arrays["ids"]), arrays["codes"]
             if header["format"] != _FORMAT or type(ids) is not list:
                 raise ValueError("other contents")
