@@ -65,7 +65,7 @@ class Bench:
             raise RuntimeError(f"{scenario.name}: status {done.status} undisturbed: {done.said[-2000:]}")
         self.after, self.names = self._content(), names_below(self.work)
         if self.after.kind != "same" or (self.after == self.before and self.names == names_below(self.start)):
-            raise RuntimeError(f"{scenario.name}: an undisturbed run changes nothing, or what cannot be read: {self.after}")
+            raise RuntimeError(f"{scenario.name}: an undisturbed run changes nothing that is read: {self.after}")
         self.seconds = done.seconds
         self.row = row
         row.events = done.events
