@@ -48,6 +48,9 @@ def test_files_beyond_the_limit_are_not_read(tmp_path):
 def test_aliases_are_read_and_dates_are_texts():
     assert parse_yaml("a: &x {b: 1}\nc: {<<: *x, d: 2}\ne: *x") == {"a": {"b": 1}, "c": {"b": 1, "d": 2}, "e": {"b": 1}}
     assert parse_yaml("a: 2020-10-11\nb: 2020-13-45") == {"a": "2020-10-11", "b": "2020-13-45"}
+    assert parse_yaml("a: {16: b}") == {"a": {16: "b"}}
+    with pytest.raises(ValueError, match="a key on line 1 is no text"):
+        parse_yaml("a: {16: b}", text_keys=True)  # a manifest, whose digest sorts its keys
 
 
 def bombs(levels=9, width=10):
