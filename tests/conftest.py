@@ -58,6 +58,21 @@ def run():
     return call
 
 
+@pytest.fixture(scope="module")
+def milvus_servers():
+    """The Milvus servers that the tests of a file have started end with it."""
+    from tests.indexes import stop_servers
+    yield
+    stop_servers()
+
+
+@pytest.fixture
+def place(request, tmp_path, milvus_servers):
+    """Where a test makes its index; the parameter is the engine."""
+    from tests.indexes import Place
+    return Place(request.param, tmp_path)
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory):
     """Root of a small generated shapes set (64 train inside 160 database, 16 query)."""

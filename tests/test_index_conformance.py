@@ -9,21 +9,9 @@ import pytest
 from deploy.index import Where, open_index
 from deploy.index.question import Question, ask
 from tests.conftest import ROOT
-from tests.indexes import CLASSES, ENGINES, FINGERPRINT, WITH_LISTS, Place, Reference, agree, make, pairs, stop_servers
+from tests.indexes import CLASSES, ENGINES, FINGERPRINT, WITH_LISTS, Reference, agree, make, pairs
 from utils.errors import InputError
 from utils.retrieval.hamming import unpack
-
-
-@pytest.fixture(scope="module", autouse=True)
-def servers():
-    yield
-    stop_servers()
-
-
-@pytest.fixture
-def place(request, tmp_path):
-    return Place(request.param, tmp_path)
-
 
 engines = pytest.mark.parametrize("place", ENGINES, indirect=True)
 engines_and_lists = pytest.mark.parametrize("place", WITH_LISTS, indirect=True)

@@ -6,21 +6,10 @@ import pytest
 from deploy.index import milvus_client, milvus_index, open_index
 from deploy.index.base import Unavailable
 from deploy.index.question import Question, ask
-from tests.indexes import FINGERPRINT, Place, Reference, agree, make, stop_servers
+from tests.indexes import FINGERPRINT, Reference, agree, make
 from utils.errors import InputError
 
 SERVER = pytest.param("server", marks=pytest.mark.slow)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def servers():
-    yield
-    stop_servers()
-
-
-@pytest.fixture
-def place(request, tmp_path):
-    return Place(request.param, tmp_path)
 
 
 @pytest.mark.parametrize("place", ["exact", "faiss", SERVER], indirect=True)

@@ -13,9 +13,9 @@ import pytest
 
 from deploy.index import open_index
 from tests.conftest import ROOT, kills
-from tests.indexes import Place, make, server, stop_servers
+from tests.indexes import Place, make, server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("milvus_servers")]
 PAUSE = {"lists": 0.6, "lite": 0.6, "server": 4.0}  # seconds that a writer lives at most
 WRITER = """
 import sys
@@ -42,12 +42,6 @@ while True:
         print(-(number - 1), flush=True)
     number += 1
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def servers():
-    yield
-    stop_servers()
 
 
 def built(engine, folder):

@@ -7,16 +7,10 @@ import pytest
 
 from deploy.index import build_index, open_index
 from deploy.index.uri import open_codes
-from tests.indexes import Place, server, stop_servers
+from tests.indexes import Place, server
 from tests.serving import Served, small_index
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def servers():
-    yield
-    stop_servers()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("milvus_servers")]
 
 
 @pytest.fixture

@@ -121,12 +121,17 @@ def some_pictures(work, _=None, numbers=range(12)):
         (work / "pictures" / f"{i}.png").write_bytes(picture(i))
 
 
+def change_pictures(work):
+    """Four more pictures, and one gone."""
+    some_pictures(work, numbers=range(12, 16))
+    (work / "pictures" / "3.png").unlink()
+
+
 def changed_gallery(work, source):
     """A gallery whose codes are those of an earlier state of its pictures."""
     some_pictures(work)
     material.run(*predict(work, source))
-    some_pictures(work, numbers=range(12, 16))
-    (work / "pictures" / "3.png").unlink()
+    change_pictures(work)
 
 
 def bulk(work, source):
@@ -152,8 +157,7 @@ def changed_photos(work, source):
     """A folder that has changed since search.py looked at it."""
     some_pictures(work)
     material.run(*search(work, source))
-    some_pictures(work, numbers=range(12, 16))
-    (work / "pictures" / "3.png").unlink()
+    change_pictures(work)
 
 
 def shard(work, _):
