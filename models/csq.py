@@ -49,7 +49,7 @@ def image_centres(labels, targets, tie):
 
 def centre_loss(u, centre):
     """BCE of the bits of tanh(u) against those of the centre, mean over bits; u, centre [n, K]. Returns [n]."""
-    return losses.softplus(-2 * u * centre).mean(axis=1)
+    return nn.functional.softplus(-2 * u * centre).mean(axis=1)
 
 
 def quantization_loss(y, kind="square"):

@@ -53,12 +53,12 @@ def hashnet_loss(u, other, s, alpha, class_num=0, linear_above=None):
     similar = s.sum(axis=1).astype("float64").sum()
     counts = gather(paddle.stack([similar, float(math.prod(s.shape)) - similar]).unsqueeze(0)).sum(axis=0)
     similar, dissimilar = (counts / world_size()).astype(loss.dtype).unbind(0)
-    positive, negative = (s * loss).sum(), ((1 - s) * loss).sum()
     if class_num:
-        return (class_num * positive + negative) / (class_num * similar + dissimilar)
-    # a class that is empty everywhere has the sum 0: any divisor does
-    return sum(part / paddle.where(count > 0, count, paddle.ones_like(count))
-               for part, count in ((positive, similar), (negative, dissimilar)))
+        total = class_num * similar + dissimilar
+        weights = class_num / total, 1 / total
+    else:  # a class that is empty everywhere weighs nothing: any divisor does
+        weights = [1 / paddle.where(count > 0, count, paddle.ones_like(count)) for count in (similar, dissimilar)]
+    return ((s * weights[0] + (1 - s) * weights[1]) * loss).sum()
 
 
 class HashNet(HashMethod):

@@ -8,19 +8,6 @@ from paddle import nn
 from utils.training.distributed import gather, world_size
 
 
-def softplus(x):
-    """log(1 + exp(x)) as max(x, 0) + log(1 + exp(-|x|)): no overflow, and slope 1/2 at x = 0.
-
-    max(x, 0) is written (x + |x|) / 2, whose slope at 0 is the smooth function's 1/2 on every Paddle
-    version (``maximum`` has 0 or 1/2, ``relu`` 0, ``clip`` 1 there).
-
-    Args:
-        x: float tensor of any shape.
-    """
-    size = paddle.abs(x)
-    return 0.5 * (x + size) + paddle.log1p(paddle.exp(-size))
-
-
 def log_cosh(x):
     """log(cosh(x)) as |x| + log((1 + exp(-2|x|)) / 2): no overflow, exactly 0 at 0.
 
@@ -155,7 +142,7 @@ def negative_log_likelihood(d, s, linear_above=None):
     Returns:
         [N, M]
     """
-    loss = softplus(d) - s * d
+    loss = nn.functional.softplus(d) - s * d
     if linear_above is not None:
         loss = paddle.where(d > linear_above, d * (1 - s), loss)
     return loss

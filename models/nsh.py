@@ -24,7 +24,7 @@ at B = 64, n = 512. More ranks, not bigger batches, are the way up.
 import paddle
 from paddle import nn
 
-from models.losses import l2_normalize, sign, sign_ste, softplus
+from models.losses import l2_normalize, sign, sign_ste
 from models.method import HashMethod
 from utils.settings import Setting
 from utils.training.distributed import gather
@@ -95,7 +95,7 @@ def sorted_nce(c, tau, positives):
         return 0 * c.sum()
     negatives = paddle.logsumexp(c[:, positives:] / tau, axis=1, keepdim=True)
     # -log( e^p / (e^p + e^n) ) = log(1 + e^(n - p))
-    return softplus(negatives - c[:, :positives] / tau).mean()
+    return nn.functional.softplus(negatives - c[:, :positives] / tau).mean()
 
 
 class NSH(HashMethod):

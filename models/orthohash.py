@@ -27,7 +27,7 @@ import paddle
 from paddle import nn
 
 from models import losses
-from models.losses import l2_normalize, label_shares, labelled_mean, softplus
+from models.losses import l2_normalize, label_shares, labelled_mean, negative_log_likelihood
 from models.method import HashMethod
 from models.targets import codebook, describe_targets
 from utils.settings import Setting
@@ -85,7 +85,7 @@ def weighted_bce(z, labels):
     weight = paddle.where(labels + wrong > 0, paddle.ones_like(z), paddle.full_like(z, 1 / z.shape[1]))
     weight = (weight * (labels.sum(axis=1, keepdim=True) > 0).astype(z.dtype)).detach()
     total = gather(weight.sum().reshape([1])).sum() / world_size()
-    return (weight * (softplus(z) - labels * z)).sum() / (total + 1e-7 / world_size())
+    return (weight * negative_log_likelihood(z, labels)).sum() / (total + 1e-7 / world_size())
 
 
 def quantization_loss(v, kind="cosine"):
@@ -145,7 +145,7 @@ class OrthoHash(HashMethod):
         if self.label_loss == "weighted_bce":
             loss = weighted_bce(z, wanted)
         elif self.label_loss == "bce":
-            loss = labelled_mean((softplus(z) - wanted * z).mean(axis=1), labels)
+            loss = labelled_mean(negative_log_likelihood(z, wanted).mean(axis=1), labels)
         else:
             loss = labelled_mean(losses.cross_entropy(z, label_shares(wanted)), labels)
         quantization = labelled_mean(quantization_loss(v, self.quantize), labels)
