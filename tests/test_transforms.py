@@ -285,14 +285,30 @@ def test_what_cannot_be_reduced_is_decoded_in_full():
         assert np.array_equal(images.decode(data, spec=REDUCED), images.decode(data))
 
 
+def opencv(data):
+    """RGB pixels as OpenCV decodes them."""
+    return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+
 def test_full_decoding_is_libjpegs_as_ever():
     """Models made before reduced decoding existed rest on these pixels."""
-    image = photo(333, 500)
-    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}):
-        for picture_ in (Image.fromarray(image), Image.fromarray(image).convert("L")):
+    image = Image.fromarray(photo(333, 500))
+    turned = [Image.Exif() for _ in range(10)]
+    for orientation, exif in enumerate(turned):
+        exif[0x0112] = orientation
+    for options in ({}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30},
+                    {"keep_rgb": True}, {"restart_marker_blocks": 3}, *({"exif": exif} for exif in turned)):
+        for picture_ in (image, image.convert("L")):
             data = encoded(picture_, "JPEG", **options)
-            want = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-            assert np.array_equal(images.decode(data), want)
+            assert np.array_equal(images.decode(data), opencv(data)), options
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_scans_are_shown_as_ever(seed):
+    """What libjpeg only warns of is decoded, and alike."""
+    rng, data = np.random.default_rng(seed), bytearray(encoded(photo(120, 160), "JPEG"))
+    data[rng.integers(len(data) // 2, len(data) - 2)] ^= 1 << rng.integers(8)
+    assert np.array_equal(images.decode(bytes(data)), opencv(bytes(data)))
 
 
 def test_simclr_keeps_enough_pixels_for_its_smallest_box():
