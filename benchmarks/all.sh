@@ -21,6 +21,7 @@ measure bench_search.py --items 1000000 --rounds 3
 measure bench_metrics.py
 ( export OMP_NUM_THREADS=1; measure bench_encode.py --threads 1 ${WEIGHTS:+--weights "$WEIGHTS"} )
 measure bench_encode.py ${WEIGHTS:+--weights "$WEIGHTS"}
+measure bench_loader.py
 measure bench_train.py
 measure bench_index.py --items 1000000
 measure bench_startup.py

@@ -95,13 +95,13 @@ def features(options):
     return lines + [""]
 
 
-def make_models(folder, onnx):
-    """An AlexNet of random weights as checkpoint, model folder and, if asked for, ONNX folder; their paths."""
+def make_models(folder, onnx, decode="full"):
+    """An AlexNet of random weights as checkpoint, model folder and, if asked for, ONNX folder; path of the first."""
     paddle.seed(0)
     method = METHODS["hashnet"](build_backbone("AlexNet", pretrained=False), BITS, DataFacts(16, 4))
     recipe = {key: setting.default for key, setting in RECIPE.items()}
     recipe.update({key: setting.default for key, setting in METHODS["hashnet"].settings.items()})
-    recipe.update(method="hashnet", bit=BITS)
+    recipe.update(method="hashnet", bit=BITS, decode=decode)
     with paddle.no_grad():  # random weights give codes near zero: centred, as trained ones are
         raw = method.hash(method.backbone(paddle.to_tensor(pictures(32, 224, 1))))
         method.hash.bias.set_value(-raw.mean(axis=0))

@@ -25,7 +25,7 @@ import PIL  # noqa: E402
 import simplejpeg  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from benchmarks.measure import in_turns, machine  # noqa: E402
+from benchmarks.measure import in_turns, machine, write_section  # noqa: E402
 from utils import images, transforms  # noqa: E402
 from utils.cpu import threads  # noqa: E402
 from utils.datasets.base import FileImages, Split  # noqa: E402
@@ -174,18 +174,18 @@ def speed(options):
         names = find_pictures(folder, options.count)
         split = Split("query", names, images=FileImages(folder, names))
         bytes_each = np.mean([os.path.getsize(split.images.path(i)) for i in range(len(split))])
-        widths = sorted({"x".join(map(str, split.images.size(i))) for i in range(len(split))})
-        print(f"{len(names)} files of {bytes_each / 1e3:.0f} kB, {', '.join(widths[:3])}{' ...' * (len(widths) > 3)}; "
-              f"median of {options.rounds} rounds", flush=True)
-        figures = {"files": len(names), "kilobytes": bytes_each / 1e3, "distance": distances(split),
+        found = sorted({"x".join(map(str, split.images.size(i))) for i in range(len(split))})
+        sizes = ", ".join(found[:3]) + " ..." * (len(found) > 3)
+        print(f"{len(names)} files of {bytes_each / 1e3:.0f} kB, {sizes}; median of {options.rounds} rounds", flush=True)
+        figures = {"files": len(names), "sizes": sizes, "kilobytes": bytes_each / 1e3, "distance": distances(split),
                    "steps": step_times(split, options.rounds)}
         data = sides(split)
         print("one worker, file to normalised tensor:")
         figures["item"] = report(in_turns({name: lambda d=dataset: [single(d, i) for i in range(len(split))]
                                            for name, dataset in data.items()}, options.rounds), len(split))
         for workers in options.workers:
-            print(f"paddle.io.DataLoader, batches of {options.batch_size}, {workers} worker processes "
-                  f"(start and end of the workers included):")
+            print(f"batches of {options.batch_size}, {workers} workers: paddle.io.DataLoader with processes, "
+                  f"ours with threads (their start and end included):")
             many = split.select(np.resize(np.arange(len(split)), options.loader_images))
             jobs = {name: lambda d=dataset: drain(d, options.batch_size, workers)
                     for name, dataset in sides(many).items()}
@@ -292,6 +292,21 @@ def accuracy(options):
     return figures
 
 
+def table(figures, workers):
+    """The lines of RESULTS.md: ratios seed / side of processor and wall time."""
+    columns = {"item": "one picture", **{f"loader_{n}": f"batches, {n} worker{'s' * (n != 1)}" for n in workers}}
+    steps, apart = ("; ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in figures[part].items())
+                    for part in ("steps", "distance"))
+    return ["## Loading: `python benchmarks/bench_loader.py`\n", f"{figures['machine']}.\n",
+            f"{figures['files']} JPEG files of {figures['sizes']}, {figures['kilobytes']:.0f} kB each, to float32 "
+            "[3, 224, 224]; medians; ratios seed / side of processor time, of wall time.\n",
+            f"| | ms of CPU, one picture | {' | '.join(columns.values())} |", "|--" * (len(columns) + 2) + "|",
+            *(f"| {side} | {item['cpu_ms']:.2f} | " + " | ".join(
+                f"{figures[name][side]['ratio_cpu']:.2f}, {figures[name][side]['ratio_wall']:.2f}" for name in columns)
+              + " |" for side, item in figures["item"].items()),
+            f"\nSteps, ms of CPU a picture: {steps}.\n", f"Mean distance of the resized pictures, of 255: {apart}."]
+
+
 def plain(value):
     """Figures as JSON holds them, rounded."""
     if isinstance(value, dict):
@@ -316,6 +331,7 @@ def main(arguments):
     parser.add_argument("--backbone", default="SqueezeNet1_1", help="frozen network (default SqueezeNet1_1)")
     parser.add_argument("--backbone-weights", metavar="FILE", help="its weights")
     parser.add_argument("--json", help="also write the figures to this file")
+    parser.add_argument("--write", action="store_true", help="write benchmarks/RESULTS.md (not --accuracy)")
     options = parser.parse_args(arguments)
     import paddle
     figures = {"machine": machine(threads(), paddle=paddle.__version__, OpenCV=cv2.__version__, Pillow=PIL.__version__,
@@ -324,6 +340,8 @@ def main(arguments):
     figures.update(accuracy(options) if options.accuracy else speed(options))
     if options.json:
         write_json(options.json, plain(figures))
+    if options.write and not options.accuracy:
+        write_section("loader", table(figures, options.workers))
 
 
 if __name__ == "__main__":
