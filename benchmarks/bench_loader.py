@@ -176,7 +176,8 @@ def speed(options):
         bytes_each = np.mean([os.path.getsize(split.images.path(i)) for i in range(len(split))])
         found = sorted({"x".join(map(str, split.images.size(i))) for i in range(len(split))})
         sizes = ", ".join(found[:3]) + " ..." * (len(found) > 3)
-        print(f"{len(names)} files of {bytes_each / 1e3:.0f} kB, {sizes}; median of {options.rounds} rounds", flush=True)
+        print(f"{len(names)} files of {bytes_each / 1e3:.0f} kB, {sizes}; "
+              f"median of {options.rounds} rounds", flush=True)
         figures = {"files": len(names), "sizes": sizes, "kilobytes": bytes_each / 1e3, "distance": distances(split),
                    "steps": step_times(split, options.rounds)}
         data = sides(split)
