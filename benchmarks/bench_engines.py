@@ -36,8 +36,9 @@ WAIT, ASKED = 200.0, 100.0  # milliseconds that a question may take beyond its f
 ENGINES = ("exact", "faiss", "lists", "lite", "server")
 COLUMNS = {"build": "build, s", "memory": "memory, bytes a code", "disk": "disk, bytes a code",
            "one": "one question, ms (median, 95 %)", "fixed": "of 1,000 codes, ms",
-           "alone": "questions a second, one at a time",
-           "together": "questions a second, 100 at a time", "add": "add 1,000, ms (median)", "recall": "recall at 10"}
+           "alone": "questions a second, one at a time", "together": "questions a second, 100 at a time",
+           "fixed_together": "100 together, of 1,000 codes, ms", "add": "add 1,000, ms (median)",
+           "recall": "recall at 10"}
 
 
 def memory(pid):
@@ -68,6 +69,7 @@ def measure(engine, source, folder, options):
     with build_index(small, (CodesInfo(64), [clustered(1000, 2, "")])) as index:
         index.search(query[:1], 10)
         fixed = np.median(seconds(lambda i: index.search(query[i:i + 1], 10), 20)) * 1e3
+        fixed_together = np.median(seconds(lambda i: index.search(query[:100], 10), 5)) * 1e3
     before = memory(options.server_pid if engine == "server" else own)
     build = seconds(lambda _: build_index(uri, open_codes(source), lists=0 if engine == "lists" else None).close(), 1)
     if engine not in ("lite", "server"):
@@ -77,7 +79,8 @@ def measure(engine, source, folder, options):
     index.search(query[:100], 10)  # what is read and compiled at first
     one = seconds(lambda i: index.search(query[i:i + 1], 10), 100)
     together = seconds(lambda i: index.search(query[100 * (i % 2):100 * (i % 2) + 100], 10), 5)
-    found = {"build": build[0], "fixed": fixed, "one": (np.percentile(one, [50, 95]) * 1e3).round(2).tolist(),
+    found = {"build": build[0], "fixed": fixed, "fixed_together": fixed_together,
+             "one": (np.percentile(one, [50, 95]) * 1e3).round(2).tolist(),
              "alone": 1 / one.mean(), "together": 100 / np.median(together)}
     if keeper:
         found["memory"] = (memory(keeper) - (0 if engine == "lite" else before)) / options.items
@@ -94,9 +97,10 @@ def measure(engine, source, folder, options):
 def sizes(engine, found, items, codes):
     """Row of what so many codes need, from the figures of ``items`` codes on one machine; all engines are linear."""
     linear = max(found["one"][0] - found["fixed"], 0) / items  # milliseconds a code
+    many = max(1e5 / found["together"] - found["fixed_together"], 0) / items  # of 100 questions together
     by_memory, by_time = (math.ceil(codes * found["memory"] / (NODE * USED)), math.ceil(codes * linear / WAIT))
     shards = max(by_memory, by_time, 1)
-    rate = found["together"] * items * shards / codes
+    rate = 1e5 / (found["fixed_together"] + many * codes / shards)
     replicas = math.ceil(ASKED / rate)
     return (f"| {codes:,} | {engine} | {codes * found['memory'] / 1e9:.3g} | {by_memory} | {by_time} | "
             f"{found['fixed'] + linear * codes / shards:.3g} | {rate:.3g} | {replicas} | {shards * replicas} |")

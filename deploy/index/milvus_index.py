@@ -19,6 +19,7 @@ from deploy.index.milvus_client import LAST, ROWS, Client, Clock, fill, insert, 
 from utils.errors import InputError
 
 MOST = 16384  # results that Milvus gives to one query
+TIES = 100  # results asked for beyond the k-th: whether more lie at its distance is seldom another request then
 
 
 class MilvusIndex(Index):
@@ -98,7 +99,7 @@ class MilvusIndex(Index):
     def _search(self, query, k, where):
         if k > MOST:
             return [self._hits(self._far(code.tobytes(), k, where)[:k]) for code in query]
-        limit = min(k + 1, MOST)  # one more tells whether items at the last distance are left outside
+        limit = min(k + TIES, MOST)
         answers = []
         for start in range(0, len(query), 100):
             codes = [code.tobytes() for code in query[start:start + 100]]
