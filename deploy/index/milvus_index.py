@@ -19,7 +19,9 @@ from deploy.index.milvus_client import LAST, ROWS, Client, Clock, fill, insert, 
 from utils.errors import InputError
 
 MOST = 16384  # results that Milvus gives to one query
-TIES = 100  # results asked for beyond the k-th: whether more lie at its distance is seldom another request then
+# results asked for beyond the k-th: do more lie at its distance? A server makes each request wait for its clock, and
+# 100 seldom leave that open; milvus-lite does not, and needs a third of a millisecond a result
+BEYOND, BEYOND_LITE = 100, 1
 
 
 class MilvusIndex(Index):
@@ -44,6 +46,7 @@ class MilvusIndex(Index):
         if not address.startswith("http") and not os.path.isfile(address):
             raise InputError(f"no index at {uri}: build one")
         self._client, self._base, self._name, self._fingerprint = Client(uri, address), name, None, fingerprint
+        self._beyond = BEYOND if address.startswith("http") else BEYOND_LITE
         super().__init__(uri, None)
         try:
             self.refresh()
@@ -99,7 +102,7 @@ class MilvusIndex(Index):
     def _search(self, query, k, where):
         if k > MOST:
             return [self._hits(self._far(code.tobytes(), k, where)[:k]) for code in query]
-        limit = min(k + TIES, MOST)
+        limit = min(k + self._beyond, MOST)
         answers = []
         for start in range(0, len(query), 100):
             codes = [code.tobytes() for code in query[start:start + 100]]
