@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import time
+import warnings
 
 import numpy as np
 
@@ -35,7 +36,9 @@ class Client:
         self.uri, self.served, self._address = uri, address.startswith("http"), address
         logging.disable(logging.CRITICAL)  # milvus-lite writes to the root logger, and raises besides
         try:
-            self._client = MilvusClient(uri=address, token=os.environ.get("MILVUS_TOKEN", ""), timeout=20)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="pkg_resources")  # milvus-lite imports it, with a warning
+                self._client = MilvusClient(uri=address, token=os.environ.get("MILVUS_TOKEN", ""), timeout=20)
         except Exception as error:
             hint = "is the server up, and the address right?" if self.served else \
                 "another process has it open (milvus-lite serves one), or it is damaged"

@@ -46,7 +46,7 @@ class MilvusIndex(Index):
         if not address.startswith("http") and not os.path.isfile(address):
             raise InputError(f"no index at {uri}: build one")
         self._client, self._base, self._name, self._fingerprint = Client(uri, address), name, None, fingerprint
-        self._beyond = BEYOND if address.startswith("http") else BEYOND_LITE
+        self._beyond = BEYOND if self._client.served else BEYOND_LITE
         super().__init__(uri, None)
         try:
             self.refresh()
