@@ -435,8 +435,7 @@ def real(tmp_path_factory):
     return Real(tmp_path_factory.mktemp("real") / "repo")
 
 
-LOSS = ("models/hashnet.py", "(s * loss).sum(), ((1 - s) * loss).sum()",
-        "(s * loss).sum(), (1.01 * (1 - s) * loss).sum()")
+LOSS = ("models/hashnet.py", "+ (1 - s) * weights[1]", "+ 1.01 * (1 - s) * weights[1]")
 PREPROCESSING = ("utils/transforms.py", "(image.shape[0] - crop) // 2, (image.shape[1] - crop) // 2",
                  "(image.shape[0] - crop) // 2, (image.shape[1] - crop) // 3")
 
