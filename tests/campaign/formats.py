@@ -207,7 +207,7 @@ def zip_again(name):
         members[chosen] = mutate.change(members[chosen] or b"0", rng)
         with zipfile.ZipFile(folder / name, "w") as archive:
             for one, data in members.items():
-                archive.writestr(one, data)
+                archive.writestr(zipfile.ZipInfo(one), data)
     return forge
 
 
