@@ -1,7 +1,7 @@
 """From an image file, or its bytes, to pixels; the same code for training, evaluation and deployment.
 
 The result is always 8-bit RGB. JPEG goes through simplejpeg, everything else (and CMYK JPEG) through Pillow. OpenCV
-gives the same pixels of a JPEG in nearly twice the time; it decodes those that libjpeg has a warning about. The EXIF
+gives the same pixels of a JPEG a little slower; it decodes those that libjpeg has a warning about. The EXIF
 orientation is applied, so a phone's portrait picture stands upright in training and in queries alike. Grey becomes
 three equal channels, an alpha channel is dropped, 16 bits keep their upper 8, an animation gives its first frame. A
 file that is empty, no image, cut short or beyond the limits of utils/limits.py raises ImageError; what decoding will
